@@ -1,0 +1,275 @@
+"""From bars and coverage to the columns of candles: the one aggregation of the project. Floor 1.
+
+Live and historic columns come from here, so they are equal to the bit. Volumes are summed by
+``np.bincount`` in order of time; nothing loops over events or candles.
+
+A candle is ``[open, close)`` and is named by its open. What was not observed is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from liquidations.errors import LiquidationsError
+from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered
+from liquidations.imbalance import imbalance
+
+
+_UNITS = {"m": MINUTE, "h": 60 * MINUTE, "d": DAY, "w": 7 * DAY}
+# 1970-01-01 was a Thursday; exchanges open their weeks on Monday.
+_MONDAY = 4 * DAY
+
+
+def parse_timeframe(timeframe: str) -> tuple[int, str]:
+    """Split a timeframe into its count and unit (m, h, d, w, M or y).
+
+    >>> parse_timeframe("15m"), parse_timeframe("1M")
+    ((15, 'm'), (1, 'M'))
+
+    :raises LiquidationsError: if it is no timeframe of one minute or more.
+    """
+    found = re.fullmatch(r"([1-9]\d*)([mhdwMy])", timeframe or "")
+    if found is None:
+        raise LiquidationsError(
+            f"{timeframe!r} is not a timeframe of one minute or more; "
+            "write it as Freqtrade does, for example 5m, 1h, 1d, 1w or 1M"
+        )
+    return int(found[1]), found[2]
+
+
+def timeframe_ms(timeframe: str) -> int | None:
+    """Return the length of a candle in ms, or None for months and years, which differ in length."""
+    count, unit = parse_timeframe(timeframe)
+    return count * _UNITS[unit] if unit in _UNITS else None
+
+
+def format_period(period: int) -> str:
+    """Write a length in ms as a timeframe.
+
+    >>> format_period(60_000), format_period(14_400_000), format_period(604_800_000)
+    ('1m', '4h', '1w')
+    """
+    for unit in ("w", "d", "h", "m"):
+        if period % _UNITS[unit] == 0:
+            return f"{period // _UNITS[unit]}{unit}"
+    return f"{period}ms"
+
+
+def _months(time: Ints) -> Ints:
+    return time.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
+
+
+def _month_starts(months: Ints) -> Ints:
+    return months.astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
+
+
+def candle_opens(start: int, end: int, timeframe: str) -> Ints:
+    """List the opens of all candles that open in ``[start, end)``, in ms UTC.
+
+    Weeks open on Monday, months and years are the calendar's, all else counts from 1970.
+    """
+    count, unit = parse_timeframe(timeframe)
+    length = timeframe_ms(timeframe)
+    if end <= start:
+        return np.empty(0, np.int64)
+    if length is None:
+        step = count * (12 if unit == "y" else 1)
+        first, last = _months(np.array([start - 1, end - 1]))
+        months = np.arange(first // step * step, last + 1, step, dtype=np.int64)
+        opens = _month_starts(months)
+        return opens[(opens >= start) & (opens < end)]
+    anchor = _MONDAY if unit == "w" else 0
+    return np.arange(start + (anchor - start) % length, end, length, dtype=np.int64)
+
+
+def candle_closes(opens: Ints, timeframe: str) -> Ints:
+    """Return where the candles that open at ``opens`` (ms UTC) end."""
+    count, unit = parse_timeframe(timeframe)
+    length = timeframe_ms(timeframe)
+    if length is not None:
+        return opens + length
+    return _month_starts(_months(opens) + count * (12 if unit == "y" else 1))
+
+
+def to_bars(events: Events, period: int = MINUTE) -> Bars:
+    """Sum events into bars of ``period`` ms; periods without an event have no bar."""
+    start, position = np.unique(events.timestamp // period, return_inverse=True)
+    sums: dict[str, np.ndarray] = {}
+    for name, side in (("long", LONG), ("short", SHORT)):
+        rows = events.side == side
+        where, value = position[rows], events.value_usd[rows]
+        sums[name] = np.bincount(where, value, len(start))
+        sums[f"{name}_count"] = np.bincount(where, minlength=len(start)).astype(np.float64)
+        sums[f"{name}_squares"] = np.bincount(where, value * value, len(start))
+    return Bars(timestamp=start * period, **sums)
+
+
+def add_bars(parts: Sequence[Bars]) -> Bars:
+    """Add bars of the same periods up into one bar a period, in order of time."""
+    bars = Bars.concat(parts)
+    time, position = np.unique(bars.timestamp, return_inverse=True)
+    sums: dict[str, np.ndarray] = {
+        name: np.bincount(position, array, len(time))
+        for name, array in bars.arrays().items()
+        if name != "timestamp"
+    }
+    return Bars(timestamp=time, **sums)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Hold what one source knows of one contract: bars of a period (ms), and its coverage."""
+
+    name: str
+    period: int
+    bars: Bars
+    coverage: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candles:
+    """Hold sums per candle as arrays of one length; coverage 0…1, the rest NaN if unobserved."""
+
+    long: Floats
+    short: Floats
+    long_count: Floats
+    short_count: Floats
+    coverage: Floats
+
+    @classmethod
+    def unobserved(cls, size: int) -> Candles:
+        """Return candles of which nothing is known."""
+        nothing = np.full(size, np.nan)
+        return cls(nothing, nothing, nothing, nothing, np.zeros(size))
+
+
+VOLUMES = ("long", "short", "long_count", "short_count")
+
+
+def serves(period: int, opens: Ints, closes: Ints) -> bool:
+    """Tell whether bars of this period add up to these candles without crossing an edge."""
+    return not (np.any(opens % period) or np.any(closes % period))
+
+
+def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
+    """Sum one source's bars over candles; a coarser bar never serves a finer candle.
+
+    :param opens, closes: int64 ms, increasing, the candles not overlapping
+    :return: 0.0 where something was observed and nothing happened, NaN where nothing was observed
+    """
+    size = len(opens)
+    if not size or not serves(source.period, opens, closes):
+        return Candles.unobserved(size)
+    coverage = covered(source.coverage, opens, closes) / (closes - opens)
+    time = source.bars.timestamp
+    rows = slice(*np.searchsorted(time, (opens[0], closes[-1])))
+    position = _positions(time[rows], opens, closes)
+    # Bars that fall between two candles of a frame with holes go to one bin too many.
+    sums = [
+        np.bincount(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES
+    ]
+    long, short, long_count, short_count = (
+        np.where(coverage > 0, volume, np.nan) for volume in sums
+    )
+    return Candles(long, short, long_count, short_count, coverage)
+
+
+def _positions(time: Ints, opens: Ints, closes: Ints) -> Ints:
+    """Find each bar's candle; ``len(opens)`` if it lies in none."""
+    size = len(opens)
+    length = closes[0] - opens[0]
+    if closes[-1] - opens[0] == size * length:  # months and holes aside, the candles are a grid
+        return (time - opens[0]) // length
+    position = np.searchsorted(opens, time, side="right") - 1
+    return np.where(time < closes[position], position, size)
+
+
+def _stack(parts: Sequence[Candles], name: str) -> Floats:
+    return np.stack([getattr(part, name) for part in parts])
+
+
+def best_source(
+    sources: Sequence[Source], opens: Ints, closes: Ints, min_coverage: float
+) -> tuple[Candles, Ints]:
+    """Take each candle from one source: two sources of one contract are never added.
+
+    Of the sources that observed at least ``min_coverage`` of the candle the one of the finest
+    period wins, then the better covered one, then the first in the alphabet; where none observed
+    enough, the best covered one stands.
+
+    :return: the candles, and for each the position of its source in ``sources`` (-1 = none)
+    """
+    if not sources:
+        return Candles.unobserved(len(opens)), np.full(len(opens), -1)
+    order = sorted(range(len(sources)), key=lambda i: sources[i].name)
+    parts = [source_candles(sources[i], opens, closes) for i in order]
+    if len(parts) == 1:
+        return parts[0], np.where(parts[0].coverage > 0, 0, -1)
+    coverage = _stack(parts, "coverage")
+    periods = np.array([sources[i].period for i in order])
+    fineness = np.searchsorted(np.sort(-periods), -periods)
+    enough = (coverage >= min_coverage) & (coverage > 0)
+    best = np.argmax(coverage + np.where(enough, 2.0 * (1 + fineness[:, None]), 0.0), axis=0)
+    columns = np.arange(len(opens))
+    taken = Candles(*(_stack(parts, name)[best, columns] for name in (*VOLUMES, "coverage")))
+    return taken, np.where(taken.coverage > 0, np.array(order)[best], -1)
+
+
+def add_contracts(parts: Sequence[Candles]) -> Candles:
+    """Add the contracts of one exchange; it was observed only as far as each of them was."""
+    if len(parts) == 1:
+        return parts[0]
+    long, short, long_count, short_count = (_stack(parts, name).sum(axis=0) for name in VOLUMES)
+    coverage = _stack(parts, "coverage").min(axis=0)
+    return Candles(long, short, long_count, short_count, coverage)
+
+
+def columns(
+    exchanges: dict[str, Candles],
+    *,
+    min_coverage: float = 0.9,
+    min_exchanges: int = 1,
+    per_exchange: bool = False,
+) -> dict[str, Floats]:
+    """Add the exchanges into the columns that a strategy sees (table 2).
+
+    An exchange that observed less than ``min_coverage`` of a candle, or nothing of it, is left out
+    of it; where fewer than ``min_exchanges`` remain, the candle is NaN. ``liq_coverage`` is the
+    mean over all exchanges all the same, so that a strategy can see that one is missing.
+
+    :param exchanges: exchange id → its candles, all of one length
+    :param per_exchange: also return ``liq_long_binance`` and so on
+    :return: column → float64 array
+    """
+    parts = list(exchanges.values())
+    coverage = _stack(parts, "coverage")
+    used = (coverage >= min_coverage) & (coverage > 0)
+    enough = used.sum(axis=0) >= min_exchanges
+    sums = {
+        name: np.where(enough, np.sum(_stack(parts, name), axis=0, where=used), np.nan)
+        for name in VOLUMES
+    }
+    result = _table(sums, coverage.mean(axis=0))
+    if per_exchange:
+        for row, (exchange, part) in enumerate(exchanges.items()):
+            own = {name: np.where(used[row], getattr(part, name), np.nan) for name in VOLUMES}
+            table = _table(own, part.coverage)
+            result |= {f"{name}_{exchange}": array for name, array in table.items()}
+    return result
+
+
+def _table(sums: dict[str, np.ndarray], coverage: Floats) -> dict[str, Floats]:
+    long, short = sums["long"], sums["short"]
+    return {
+        "liq_long": long,
+        "liq_short": short,
+        "liq_total": long + short,
+        "liq_long_count": sums["long_count"],
+        "liq_short_count": sums["short_count"],
+        "liq_imbalance": imbalance(long, short),
+        "liq_coverage": coverage,
+    }

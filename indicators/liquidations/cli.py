@@ -1,0 +1,108 @@
+"""The console script ``liquidations``: Freqtrade's flags and configuration, our commands. Floor 5.
+
+What can go wrong is a :class:`LiquidationsError` of the library, or an exception of Freqtrade: it
+becomes one line on stderr, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from freqtrade.commands.arguments import ARGS_COMMON, Arguments
+from freqtrade.constants import DEFAULT_CONFIG
+from freqtrade.exceptions import FreqtradeException
+
+from liquidations.errors import LiquidationsError
+
+
+#: Name of the command → its module; the order is that of ``--help``.
+COMMANDS = {
+    "import-data": "liquidations.commands.import_data",
+    "list-data": "liquidations.commands.list_data",
+    "show": "liquidations.commands.show",
+    "simulate": "liquidations.commands.simulate",
+    "sandbox": "liquidations.commands.sandbox",
+}
+
+
+class LiquidationArguments(Arguments):
+    """Parse our commands with Freqtrade's own options.
+
+    It rests on Freqtrade's ``_build_args``, ``_parse_args``, ``ARGS_COMMON``; a test holds them.
+    """
+
+    def _build_subcommands(self) -> None:
+        common = ArgumentParser(add_help=False)
+        group = common.add_argument_group("Common arguments")
+        self._build_args(
+            optionlist=[name for name in ARGS_COMMON if name != "version"], parser=group
+        )
+        group.add_argument(
+            "--db-url",
+            metavar="URL",
+            help="The liquidation store (default: the config's, else "
+            "sqlite:///<user_data_dir>/liquidations.sqlite).",
+        )
+        self.parser = ArgumentParser(
+            prog="liquidations", description="Liquidation data for Freqtrade."
+        )
+        self.parser.add_argument(
+            "-V", "--version", action="store_true", help="Show the version and exit."
+        )
+        subparsers = self.parser.add_subparsers(dest="command", metavar="COMMAND")
+        for name, path in COMMANDS.items():
+            module = import_module(path)
+            parser = subparsers.add_parser(
+                name, help=module.HELP, description=module.HELP, parents=[common]
+            )
+            module.add_arguments(self, parser)
+            parser.set_defaults(func=module.run)
+
+    def options(self, parser: ArgumentParser, *names: str) -> None:
+        """Add options of Freqtrade by the names that it gives them."""
+        self._build_args(optionlist=list(names), parser=parser)
+
+    def _parse_args(self) -> Namespace:
+        parsed = super()._parse_args()
+        # Freqtrade insists on a config file for commands that it does not know; ours do without.
+        if (
+            getattr(parsed, "config", None) == [DEFAULT_CONFIG]
+            and not Path(DEFAULT_CONFIG).exists()
+        ):
+            parsed.config = None
+        return parsed
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = LiquidationArguments(argv)
+    args: dict[str, Any] = arguments.get_parsed_arg()
+    if args.get("version"):
+        from importlib.metadata import version
+
+        print(f"liquidations {version('freqtrade-liquidations')}")
+        return 0
+    if "func" not in args:
+        arguments.parser.print_help()
+        return 2
+    try:
+        return int(args["func"](args))
+    except (LiquidationsError, FreqtradeException) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, has seen enough.
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was half written.", file=sys.stderr)
+        return 130
+
+
+def main() -> None:
+    """Run the console script."""
+    sys.exit(run())

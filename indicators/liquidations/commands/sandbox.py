@@ -1,0 +1,52 @@
+"""``liquidations sandbox``: a loopback exchange, so that Freqtrade runs with no internet."""
+
+from __future__ import annotations
+
+from argparse import REMAINDER, ArgumentParser
+from typing import TYPE_CHECKING, Any
+
+from liquidations.commands.common import load_config, say
+
+
+if TYPE_CHECKING:
+    from liquidations.cli import LiquidationArguments
+
+HELP = "Serve candles from a data folder as Binance's public futures API, on 127.0.0.1 only."
+
+DEFAULT_PORT = 8911
+
+
+def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    arguments.options(parser, "pairs")
+    parser.add_argument(
+        "--port",
+        type=int,
+        help=f"Default: {DEFAULT_PORT}, and any free one if a COMMAND is given.",
+    )
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="Play the data as if they happened now, for dry-run; else they keep their dates.",
+    )
+    parser.add_argument(
+        "run",
+        nargs=REMAINDER,
+        metavar="-- COMMAND",
+        help="Run this command with Freqtrade pointed at the sandbox, and stop with it.",
+    )
+
+
+def run(args: dict[str, Any]) -> int:
+    """Serve until interrupted, or as long as a command runs; return its exit code."""
+    from liquidations.sandbox import freqtrade_overrides, run_command, serve
+
+    config = load_config({**args, "pairs": None})
+    command = args["run"][1:] if args["run"][:1] == ["--"] else args["run"]
+    options = {"replay": args["replay"], "pairs": args.get("pairs")}
+    if command:
+        return run_command(config["datadir"], command, port=args.get("port") or 0, **options)
+    port = args.get("port") or DEFAULT_PORT
+    say(f"Point Freqtrade at it with this in a config file: {freqtrade_overrides(port)}")
+    serve(config["datadir"], port=port, **options)
+    return 0

@@ -1,0 +1,147 @@
+"""``liquidations show``: the columns of candles, as a strategy sees them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from liquidations.candles import candle_opens, parse_timeframe
+from liquidations.commands.common import (
+    add_timeframe,
+    console,
+    load_config,
+    load_settings,
+    minute,
+    say,
+)
+from liquidations.errors import LiquidationsError
+from liquidations.event import SIMULATED
+
+
+if TYPE_CHECKING:
+    from liquidations.cli import LiquidationArguments
+    from liquidations.provider import LiquidationProvider
+    from liquidations.settings import Settings
+
+HELP = "Show the liquidation columns of candles."
+
+
+def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    arguments.options(parser, "pairs", "timerange", "exchange")
+    add_timeframe(parser, "Of the candles (default: the config's, else 1h).")
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="Default: table."
+    )
+    parser.add_argument(
+        "--min-coverage",
+        type=float,
+        metavar="SHARE",
+        help="Share of a candle, 0 to 1, that must have been observed (default: the config's, "
+        "else 0.9).",
+    )
+    parser.add_argument(
+        "--per-exchange", action="store_true", help="Add the columns of each exchange."
+    )
+
+
+def run(args: dict[str, Any]) -> int:
+    """Print one row for each candle of the timerange, observed or not."""
+    from liquidations.provider import explain_nothing, provider_of
+
+    config = load_config(args)
+    settings = load_settings(args, config)
+    pairs = args.get("pairs") or []
+    if len(pairs) != 1:
+        raise LiquidationsError(f"name one pair with -p, for example BTC/USDT:USDT; got {pairs}")
+    pair = pairs[0]
+    timeframe = args.get("timeframe") or config.get("timeframe") or "1h"
+    parse_timeframe(timeframe)
+    provider = provider_of(settings.db_url)
+    opens = _opens(provider, pair, timeframe, settings, args.get("timerange"))
+    table, matched = provider.columns(
+        pair, opens, timeframe, settings, per_exchange=args["per_exchange"]
+    )
+    warning = ""
+    if np.all(np.isnan(table["liq_total"])):
+        if not any(matched.values()):
+            explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
+        _print(opens, table, args["format"], pair)
+        warning = explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
+        say(f"WARNING: {warning}")
+    else:
+        _print(opens, table, args["format"], pair)
+    if any(
+        one.source == SIMULATED
+        for contracts in matched.values()
+        for series in contracts.values()
+        for one in series
+    ):
+        say("SIMULATED: these liquidations are invented")
+    return 0
+
+
+def _opens(
+    provider: LiquidationProvider,
+    pair: str,
+    timeframe: str,
+    settings: Settings,
+    timerange: str | None,
+) -> np.ndarray:
+    """List the candles that open in the timerange; an open end goes as far as the store does."""
+    from freqtrade.configuration import TimeRange
+
+    asked = TimeRange.parse_timerange(timerange)
+    start, end = asked.startts * 1000, asked.stopts * 1000
+    if not (start and end):
+        first, last = provider.span(pair, settings)
+        start, end = start or first, end or last
+        # The candle in which the data begin is shown too.
+        before = candle_opens(start - 400 * 86_400_000, start + 1, timeframe)
+        if not asked.startts and len(before):
+            start = int(before[-1])
+    opens = candle_opens(start, end, timeframe)
+    if not len(opens):
+        raise LiquidationsError(
+            f"no {timeframe} candle opens from {minute(start)} to {minute(end)}; "
+            "choose a longer --timerange"
+        )
+    return opens
+
+
+def _print(opens: np.ndarray, table: dict[str, np.ndarray], form: str, pair: str) -> None:
+    frame = pd.DataFrame(table)
+    dates = np.datetime_as_string(opens.astype("datetime64[ms]"), unit="s")
+    frame.insert(0, "date", [f"{date}+00:00" for date in dates])
+    if form == "csv":
+        frame.to_csv(sys.stdout, index=False, lineterminator="\n")
+    elif form == "json":
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        json.dump(rows, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        _print_table(frame, pair)
+
+
+def _print_table(frame: pd.DataFrame, pair: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{pair}, USD; - is unknown", title_justify="left")
+    for name in frame.columns:
+        table.add_column(name.removeprefix("liq_"), justify="left" if name == "date" else "right")
+    for row in frame.itertuples(index=False):
+        date = str(row[0])[:16].replace("T", " ")
+        table.add_row(date, *(_cell(n, v) for n, v in zip(frame.columns[1:], row[1:], strict=True)))
+    console().print(table)
+
+
+def _cell(name: str, value: float) -> str:
+    if np.isnan(value):
+        return "-"
+    share = "imbalance" in name or "coverage" in name
+    return f"{value:.3f}" if share else f"{value:,.0f}"

@@ -1,0 +1,266 @@
+"""The words of the project as data: events, bars, intervals, and the columns of a candle.
+
+An event is one forced closing of a position. ``side`` is the POSITION that was liquidated; an
+exchange's ``buy``/``sell`` never leaves its adapter. Inside the program events of one exchange and
+pair travel as columns, drawn here once:
+
+    timestamp  received   side  price    amount  value_usd  key
+    int64 ms   int64 ms   int8  float64  float64 float64    int64
+    exchange's ours       0/1   quote    base    USD        identity within the millisecond
+
+A bar is the sum of the events of one period ``[timestamp, timestamp + period)``:
+
+    timestamp  long  short  long_count  short_count  long_squares  short_squares
+    int64 ms   USD   USD    float64     float64      USD²          USD²
+
+Counts and squares are NaN where the source gives none. Intervals of coverage are an int64 array of
+shape (n, 2), each ``[start, end)`` in ms, sorted and disjoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from liquidations.errors import LiquidationsError
+
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+SIDES = ("long", "short")
+LONG, SHORT = 0, 1
+
+#: The source of invented data, wherever a source is named.
+SIMULATED = "simulated"
+
+MINUTE = 60_000
+DAY = 86_400_000
+
+#: Table 2, the columns that a strategy sees, in the order in which ``show`` prints them.
+CANDLE_COLUMNS = (
+    "liq_long",
+    "liq_short",
+    "liq_total",
+    "liq_long_count",
+    "liq_short_count",
+    "liq_imbalance",
+    "liq_coverage",
+)
+
+# Sums of floats depend on their order, unless every term is a multiple of one power of two: then
+# additions are exact as long as the sum stays below 2**53 quanta, here 537 million USD a bar and
+# side. So bars are equal to the bit however events were batched, reordered or merged.
+USD_QUANTUM = 2.0**-24
+
+
+def round_usd(value: Floats) -> Floats:
+    """Round USD values to the quantum (6e-8 USD) that makes their sums independent of the order."""
+    return np.round(np.asarray(value, dtype=np.float64) / USD_QUANTUM) * USD_QUANTUM
+
+
+class Columns:
+    """Give dataclasses of equally long arrays their length, rows and joining."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """List the columns in their order."""
+        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Map each column's name to its array."""
+        return {name: getattr(self, name) for name in self.names()}
+
+    def __len__(self) -> int:
+        return len(self.timestamp)  # type: ignore[attr-defined]
+
+    def take(self, rows: np.ndarray | slice) -> Self:
+        """Return the given rows (a mask, positions or a slice) as a new object."""
+        return type(self)(**{name: array[rows] for name, array in self.arrays().items()})
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """Join the parts, in their order; of no parts an empty object."""
+        if not parts:
+            return cls(**{name: np.empty(0, dtype) for name, dtype in cls.dtypes().items()})
+        return cls(
+            **{
+                name: np.concatenate([getattr(part, name) for part in parts])
+                for name in cls.names()
+            }
+        )
+
+    @classmethod
+    def dtypes(cls) -> dict[str, type]:
+        """Map each column's name to its type."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Events(Columns):
+    """Hold liquidations of one exchange and pair as columns; see the drawing in this module."""
+
+    timestamp: Ints
+    received: Ints
+    side: NDArray[np.int8]
+    price: Floats
+    amount: Floats
+    value_usd: Floats
+    key: Ints
+
+    @classmethod
+    def dtypes(cls) -> dict[str, type]:
+        """Map each column's name to its type."""
+        integers = {"timestamp", "received", "key"}
+        return {
+            name: np.int8 if name == "side" else np.int64 if name in integers else np.float64
+            for name in cls.names()
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bars(Columns):
+    """Hold sums over equal periods as columns; see the drawing in this module."""
+
+    timestamp: Ints
+    long: Floats
+    short: Floats
+    long_count: Floats
+    short_count: Floats
+    long_squares: Floats
+    short_squares: Floats
+
+    @classmethod
+    def dtypes(cls) -> dict[str, type]:
+        """Map each column's name to its type."""
+        return {name: np.int64 if name == "timestamp" else np.float64 for name in cls.names()}
+
+
+def make_events(
+    timestamp: Sequence[int] | np.ndarray,
+    side: Sequence[int] | np.ndarray,
+    price: Sequence[float] | np.ndarray,
+    amount: Sequence[float] | np.ndarray,
+    value_usd: Sequence[float] | np.ndarray,
+    *,
+    received: int | np.ndarray | None = None,
+) -> Events:
+    """Build checked events of one page, message or file, in order of time, with their keys.
+
+    ``timestamp`` is the exchange's time in int64 ms UTC, ``received`` ours (default: unknown, then
+    it repeats the exchange's), ``side`` is 0 for long and 1 for short, ``price`` in quote per base,
+    ``amount`` in base units, ``value_usd`` in USD (rounded to a 2**-24th of a dollar).
+
+    :raises LiquidationsError: on a time, price, amount or value that no liquidation can have.
+    """
+    time = np.asarray(timestamp, dtype=np.int64)
+    columns: dict[str, np.ndarray] = {
+        "side": np.asarray(side, dtype=np.int8),
+        "price": np.asarray(price, dtype=np.float64),
+        "amount": np.asarray(amount, dtype=np.float64),
+        "value_usd": round_usd(np.asarray(value_usd, dtype=np.float64)),
+    }
+    _check(time, columns)
+    arrival = np.broadcast_to(np.asarray(time if received is None else received), time.shape)
+    order = np.argsort(time, kind="stable")
+    key = identity(time, columns["side"], columns["price"], columns["amount"])
+    return Events(
+        timestamp=time[order],
+        received=arrival[order].astype(np.int64),
+        key=key[order],
+        **{name: array[order] for name, array in columns.items()},
+    )
+
+
+# 2009-01-03 (the first block of Bitcoin) … 2100: catches seconds, microseconds and nanoseconds.
+EARLIEST, LATEST = 1_230_940_800_000, 4_102_444_800_000
+
+
+def _check(time: Ints, columns: dict[str, np.ndarray]) -> None:
+    if not np.isin(columns["side"], (LONG, SHORT)).all():
+        raise LiquidationsError(f"side must be 0 (long) or 1 (short), got {set(columns['side'])}")
+    bad = np.flatnonzero((time < EARLIEST) | (time > LATEST))
+    if bad.size:
+        raise LiquidationsError(
+            f"timestamp must be in milliseconds UTC between 2009 and 2100, got {time[bad[0]]}"
+        )
+    for name in ("price", "amount", "value_usd"):
+        # Less than half a quantum of USD rounds to 0: dust, but an event all the same.
+        least = 0.0 if name == "value_usd" else np.nextafter(0.0, 1.0)
+        bad = np.flatnonzero(~((columns[name] >= least) & np.isfinite(columns[name])))
+        if bad.size:
+            raise LiquidationsError(
+                f"{name} of a liquidation must be a positive number, got {columns[name][bad[0]]}"
+            )
+
+
+def mix(values: np.ndarray) -> NDArray[np.uint64]:
+    """Scramble 64-bit words one to one (the finaliser of splitmix64, Steele et al. 2014)."""
+    word = np.ascontiguousarray(values).view(np.uint64)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+def hash_rows(*columns: np.ndarray) -> NDArray[np.uint64]:
+    """Hash equally long columns of 64-bit values row by row."""
+    with np.errstate(over="ignore"):
+        total = np.zeros(len(columns[0]), np.uint64)
+        for column in columns:
+            total = mix(total * np.uint64(0x9E3779B97F4A7C15) + mix(column))
+    return total
+
+
+def identity(time: Ints, side: np.ndarray, price: Floats, amount: Floats) -> Ints:
+    """Give each event of one batch a key that it gets again whenever it is received again.
+
+    No venue numbers its liquidations, so the key is a hash of side, price and amount, and of the
+    event's rank among its exact equals of the same millisecond: two real events stay two, and a
+    page that is fetched twice is recognised.
+    """
+    columns = [side.astype(np.int64), price, amount]
+    order = np.lexsort((amount, price, side, time))
+    same = np.ones(len(time), dtype=bool)
+    for column in (time, *columns):
+        ordered = column[order]
+        same[1:] &= ordered[1:] == ordered[:-1]
+    same[:1] = False
+    position = np.arange(len(time))
+    rank = np.empty(len(time), np.int64)
+    rank[order] = position - np.maximum.accumulate(np.where(same, 0, position))
+    return hash_rows(*columns, rank).view(np.int64)
+
+
+def merge_intervals(intervals: np.ndarray) -> Ints:
+    """Merge ``[start, end)`` intervals into sorted disjoint ones; touching ones become one.
+
+    >>> merge_intervals(np.array([[5, 9], [1, 3], [3, 4], [8, 12], [7, 7]])).tolist()
+    [[1, 4], [5, 12]]
+    """
+    spans = np.asarray(intervals, dtype=np.int64).reshape(-1, 2)
+    spans = spans[spans[:, 1] > spans[:, 0]]
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    if not len(spans):
+        return spans
+    reach = np.maximum.accumulate(spans[:, 1])
+    first = np.concatenate(([True], spans[1:, 0] > reach[:-1]))
+    return np.column_stack((spans[first, 0], reach[np.append(first[1:], True)]))
+
+
+def covered(intervals: Ints, start: np.ndarray, end: np.ndarray) -> Ints:
+    """Measure how many ms of each ``[start, end)`` the sorted, disjoint intervals cover."""
+    if not len(intervals):
+        return np.zeros(np.shape(start), np.int64)
+    length = intervals[:, 1] - intervals[:, 0]
+    before = np.concatenate(([0], np.cumsum(length)))
+
+    def until(time: np.ndarray) -> Ints:
+        last = np.searchsorted(intervals[:, 0], time, side="right") - 1
+        inside = np.clip(time - intervals[last, 0], 0, length[last])
+        return np.where(last < 0, 0, before[last] + inside)
+
+    return until(np.asarray(end, np.int64)) - until(np.asarray(start, np.int64))

@@ -1,0 +1,51 @@
+"""What a store holds, for people: spans, counts, holes, and what stands for a pair. Floor 4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from liquidations.event import MINUTE, Ints
+from liquidations.store import EVENTS, Series, Store
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """Describe one series: its counts, and the intervals (ms) in which it was observed or not.
+
+    ``events`` is None for a vendor's bars. ``holes`` lie between the first and the last interval.
+    """
+
+    series: Series
+    events: int | None
+    bars: int
+    coverage: Ints
+
+    @property
+    def holes(self) -> Ints:
+        """Return the unobserved intervals between observed ones, shape (n, 2)."""
+        return np.column_stack((self.coverage[:-1, 1], self.coverage[1:, 0]))
+
+    @property
+    def share(self) -> float:
+        """Return the observed share of the time from the first to the last interval."""
+        if not len(self.coverage):
+            return 0.0
+        observed = (self.coverage[:, 1] - self.coverage[:, 0]).sum()
+        return float(observed / (self.coverage[-1, 1] - self.coverage[0, 0]))
+
+
+def inventory(store: Store) -> list[Entry]:
+    """List all series of a store by pair, exchange, source and period."""
+    with store.read() as reader:
+        counts = reader.counts()
+        return [
+            Entry(
+                series,
+                counts.get((series.id, EVENTS), 0) if series.period == MINUTE else None,
+                counts.get((series.id, series.period), 0),
+                reader.coverage(series),
+            )
+            for series in reader.series()
+        ]

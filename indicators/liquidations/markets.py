@@ -1,0 +1,49 @@
+"""Ask an exchange for its contract sizes, through ccxt, or read them from a file. Floor 3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from liquidations.archives import parse_json
+from liquidations.errors import LiquidationsError
+from liquidations.exchanges.okx import Contract, contracts
+
+
+def okx_contracts(file: Path | None) -> dict[str, Contract]:
+    """Return OKX's swaps by ``instId``.
+
+    :param file: the exchange's answer to ``/api/v5/public/instruments?instType=SWAP``; None asks
+        the exchange
+    :raises LiquidationsError: if the file is something else, or the exchange can't be reached.
+    """
+    if file is not None:
+        return _from_file(file)
+    import ccxt
+
+    exchange = ccxt.okx({"options": {"fetchMarkets": ["swap"]}})
+    try:
+        markets = exchange.fetch_markets()
+    except ccxt.BaseError as error:
+        raise LiquidationsError(
+            f"OKX can't be asked for its contract sizes ({type(error).__name__}); try again, or "
+            "give them with --markets FILE"
+        ) from error
+    return contracts([market["info"] for market in markets])
+
+
+def _from_file(file: Path) -> dict[str, Contract]:
+    try:
+        answer = parse_json(file.read_bytes())
+    except OSError as error:
+        raise LiquidationsError(f"{file} can't be read: {error.strerror}") from error
+    except LiquidationsError as error:
+        raise LiquidationsError(f"{file}: {error}") from error
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise LiquidationsError(
+            f'{file}: expected the exchange\'s instruments answer {{"data": [{{"instId": …}}]}}'
+        )
+    found = contracts(rows)
+    if not found:
+        raise LiquidationsError(f"{file}: no row with instType SWAP")
+    return found

@@ -1,0 +1,469 @@
+"""The store: events, bars and coverage in SQLite or PostgreSQL, through SQLAlchemy Core. Floor 2.
+
+Tables (the prefix lets a store live in a database with others, such as Freqtrade's trades):
+
+- ``liq_meta``: the schema's version.
+- ``liq_series``: one row for each exchange, pair and source. ``digest`` is a hash of all it holds
+  that does not depend on the order of the inserts: equal data, equal digest.
+- ``liq_segment``: columns packed into compressed bytes (``segments.py``), one row per series,
+  period and stretch of time. Period 0 are events, a day a row; else bars, 32,768 periods a row.
+- ``liq_coverage``: disjoint intervals in which somebody listened or an archive answered.
+
+Events are rolled up into one-minute bars in the transaction that inserts them, from those that were
+really new. Inserting is idempotent: what is there already is recognised and left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from liquidations.candles import add_bars, to_bars
+from liquidations.errors import LiquidationsError
+from liquidations.event import (
+    DAY,
+    MINUTE,
+    SIMULATED,
+    Bars,
+    Events,
+    Ints,
+    hash_rows,
+    merge_intervals,
+)
+from liquidations.pairs import base_of
+from liquidations.segments import pack_bars, pack_events, unpack_bars, unpack_events
+
+
+logger = logging.getLogger(__name__)
+
+Rows = TypeVar("Rows", Events, Bars)
+
+SCHEMA_VERSION = 1
+
+#: The period that stands for single events in ``liq_segment``.
+EVENTS = 0
+
+metadata = sa.MetaData()
+
+META = sa.Table(
+    "liq_meta",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+SERIES = sa.Table(
+    "liq_series",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("base", sa.String(32), nullable=False, index=True),
+    sa.Column("exchange", sa.String(32), nullable=False),
+    sa.Column("pair", sa.String(64), nullable=False),
+    sa.Column("source", sa.String(32), nullable=False),
+    sa.Column("period", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("exchange", "pair", "source", "period"),
+)
+SEGMENT = sa.Table(
+    "liq_segment",
+    metadata,
+    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
+    sa.Column("period", sa.BigInteger, primary_key=True),
+    sa.Column("start", sa.BigInteger, primary_key=True),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+COVERAGE = sa.Table(
+    "liq_coverage",
+    metadata,
+    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
+    sa.Column("start", sa.BigInteger, primary_key=True),
+    sa.Column("end", sa.BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Name one contract of one exchange as one source tells it, in bars of ``period`` ms.
+
+    Sources of single events have one-minute bars, and ``events`` of them.
+    """
+
+    id: int
+    base: str
+    exchange: str
+    pair: str
+    source: str
+    period: int
+    digest: int
+
+
+@dataclass(slots=True)
+class Inserted:
+    """Count what an insert did: rows that were new, known already, or known with other values."""
+
+    new: int = 0
+    known: int = 0
+    revised: int = 0
+
+    def __add__(self, other: Inserted) -> Inserted:
+        return Inserted(
+            self.new + other.new, self.known + other.known, self.revised + other.revised
+        )
+
+
+def _span(period: int) -> int:
+    """Return the stretch of time (ms) that one segment of this period holds."""
+    return DAY if period == EVENTS else period * 32_768
+
+
+class Store:
+    """Open the store behind a database URL.
+
+    :param db_url: as SQLAlchemy writes it; ``sqlite:///user_data/liquidations.sqlite``
+    :param create: make the store if there is none; else that is an error, because a reader that
+        creates an empty store would hide a wrong path
+    :raises LiquidationsError: no store there, not a store, or one of a newer program
+    """
+
+    def __init__(self, db_url: str, *, create: bool = False) -> None:
+        self.db_url = db_url
+        try:
+            url = sa.make_url(db_url)
+        except sa.exc.ArgumentError as error:
+            raise LiquidationsError(
+                f"{db_url!r} is not a database URL; "
+                "write for example sqlite:///user_data/liquidations.sqlite"
+            ) from error
+        #: The URL without its password, for messages.
+        self.shown = url.render_as_string(hide_password=True)
+        self._engine = _engine(url, self.shown, create)
+        with self._transaction(write=create) as connection:
+            self._check_version(connection, create)
+
+    def _check_version(self, connection: Connection, create: bool) -> None:
+        if not sa.inspect(connection).has_table(META.name):
+            if not create:
+                raise LiquidationsError(_no_store(self.shown))
+            metadata.create_all(connection)
+            connection.execute(sa.insert(META).values(name="schema", value=SCHEMA_VERSION))
+        version = connection.scalar(sa.select(META.c.value).where(META.c.name == "schema"))
+        if version is None or version > SCHEMA_VERSION:
+            raise LiquidationsError(
+                f"the store {self.shown} has schema version {version}, this program knows "
+                f"{SCHEMA_VERSION}: it was written by a newer freqtrade-liquidations. "
+                "Run: pip install --upgrade freqtrade-liquidations"
+            )
+
+    def close(self) -> None:
+        """Close all connections; the store opens them again when it is used."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(liquidations_write=write)
+                with connection.begin():
+                    yield connection
+        except sa.exc.DBAPIError as error:
+            raise LiquidationsError(_explain(error, self.shown)) from error
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """Open a transaction that writes; an exception leaves the store as it was."""
+        with self._transaction(write=True) as connection:
+            yield Writer(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Reader]:
+        """Open a transaction that reads one consistent state of the store."""
+        with self._transaction(write=False) as connection:
+            yield Reader(connection)
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when anything in the store changes."""
+        with self.read() as reader:
+            digests = [
+                (one.exchange, one.pair, one.source, one.period, one.digest)
+                for one in reader.series()
+            ]
+        return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+
+
+class Reader:
+    """Read within one transaction, so that nothing moves between two questions."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def series(self, *, base: str | None = None) -> list[Series]:
+        """List the series, of one base asset if it is named, in a fixed order."""
+        question = sa.select(SERIES)
+        if base is not None:
+            question = question.where(SERIES.c.base == base)
+        rows = [Series(**row._mapping) for row in self._connection.execute(question)]
+        return sorted(rows, key=lambda one: (one.pair, one.exchange, one.source, one.period))
+
+    def coverage(self, series: Series) -> Ints:
+        """Return the intervals in which the series was observed."""
+        rows = self._connection.execute(
+            sa.select(COVERAGE.c.start, COVERAGE.c.end)
+            .where(COVERAGE.c.series_id == series.id)
+            .order_by(COVERAGE.c.start)
+        ).all()
+        return np.array([tuple(row) for row in rows], dtype=np.int64).reshape(-1, 2)
+
+    def _segments(self, series: Series, period: int, start: int, end: int) -> list[bytes]:
+        found = self._connection.execute(
+            sa.select(SEGMENT.c.data)
+            .where(
+                SEGMENT.c.series_id == series.id,
+                SEGMENT.c.period == period,
+                # int(): the driver would bind a numpy integer as bytes, which match nothing.
+                SEGMENT.c.start > int(start) - _span(period),
+                SEGMENT.c.start < int(end),
+            )
+            .order_by(SEGMENT.c.start)
+        )
+        return list(found.scalars())
+
+    def bars(self, series: Series, start: int, end: int) -> Bars:
+        """Return the bars that begin in ``[start, end)`` ms, in order of time."""
+        parts = self._segments(series, series.period, start, end)
+        bars = Bars.concat([unpack_bars(data) for data in parts])
+        return bars.take(slice(*np.searchsorted(bars.timestamp, (start, end))))
+
+    def events(self, series: Series, start: int, end: int) -> Events:
+        """Return the single events of ``[start, end)`` ms, in order of time and key."""
+        parts = self._segments(series, EVENTS, start, end)
+        events = Events.concat([unpack_events(data) for data in parts])
+        return events.take(slice(*np.searchsorted(events.timestamp, (start, end))))
+
+    def counts(self) -> dict[tuple[int, int], int]:
+        """Count what is stored, by series id and period (0 = events)."""
+        rows = self._connection.execute(
+            sa.select(SEGMENT.c.series_id, SEGMENT.c.period, sa.func.sum(SEGMENT.c.rows)).group_by(
+                SEGMENT.c.series_id, SEGMENT.c.period
+            )
+        )
+        return {(series, period): int(count) for series, period, count in rows}
+
+
+class Writer(Reader):
+    """Write within one transaction: all of it, or nothing."""
+
+    def insert(
+        self,
+        exchange: str,
+        pair: str,
+        source: str,
+        rows: Events | Bars,
+        coverage: Ints,
+        *,
+        period: int = MINUTE,
+    ) -> Inserted:
+        """Add events, or a vendor's bars of ``period`` ms, and when they were observed.
+
+        Events that are stored already are left alone; so are a vendor's bars, also where the vendor
+        says something else now (``revised`` counts them).
+        """
+        series = self._series(exchange, pair, source, period)
+        if isinstance(rows, Events):
+            done, digest = self._insert_events(series, rows)
+        else:
+            done, digest = self._insert_bars(series, rows)
+        digest += self._cover(series, coverage)
+        total = (series.digest + digest + 2**63) % 2**64 - 2**63
+        if total != series.digest:
+            self._connection.execute(
+                sa.update(SERIES).where(SERIES.c.id == series.id).values(digest=total)
+            )
+        return done
+
+    def _series(self, exchange: str, pair: str, source: str, period: int) -> Series:
+        """Find or make the series, and lock it against other writers until the end."""
+        names = {"exchange": exchange, "pair": pair, "source": source, "period": period}
+        question = sa.select(SERIES).filter_by(**names).with_for_update()
+        row = self._connection.execute(question).one_or_none()
+        if row is None:
+            self._refuse_mixture(source)
+            try:
+                with self._connection.begin_nested():
+                    self._connection.execute(
+                        sa.insert(SERIES).values(base=base_of(pair), digest=0, **names)
+                    )
+            except sa.exc.IntegrityError:
+                logger.debug("another writer made the series %s first", names)
+            row = self._connection.execute(question).one()
+        return Series(**row._mapping)
+
+    def _refuse_mixture(self, source: str) -> None:
+        invented = source == SIMULATED
+        other = SERIES.c.source != SIMULATED if invented else SERIES.c.source == SIMULATED
+        if self._connection.scalar(sa.select(SERIES.c.id).where(other).limit(1)) is not None:
+            have, come = ("real", "simulated") if invented else ("simulated", "real")
+            raise LiquidationsError(
+                f"this store holds {have} liquidations, and {come} ones must never mix with them; "
+                "name another store with --db-url"
+            )
+
+    def _insert_events(self, series: Series, events: Events) -> tuple[Inserted, int]:
+        events = events.take(np.lexsort((events.key, events.timestamp)))
+        fresh: list[Events] = []
+        for start, part in _by_segment(events, EVENTS):
+            old = self.events(series, start, start + _span(EVENTS))
+            merged = Events.concat([old, part])
+            # Stable, so that of two equal rows the stored one comes first.
+            order = np.lexsort((merged.key, merged.timestamp))
+            first = np.ones(len(order), dtype=bool)
+            time, key = merged.timestamp[order], merged.key[order]
+            first[1:] = (time[1:] != time[:-1]) | (key[1:] != key[:-1])
+            kept = order[first]
+            if len(kept) > len(old):
+                fresh.append(merged.take(kept[kept >= len(old)]))
+                self._put(series, EVENTS, start, len(kept), pack_events(merged.take(kept)))
+        new = Events.concat(fresh)
+        for start, added in _by_segment(to_bars(new), series.period):
+            old_bars = self.bars(series, start, start + _span(series.period))
+            bars = add_bars([old_bars, added])
+            self._put(series, series.period, start, len(bars), pack_bars(bars))
+        return Inserted(len(new), len(events) - len(new)), _digest(new.timestamp, new.key)
+
+    def _insert_bars(self, series: Series, bars: Bars) -> tuple[Inserted, int]:
+        done, digest = Inserted(), 0
+        for start, part in _by_segment(bars, series.period):
+            old = self.bars(series, start, start + _span(series.period))
+            known = np.isin(part.timestamp, old.timestamp)
+            new, same = part.take(~known), part.take(known)
+            stored = old.take(np.isin(old.timestamp, same.timestamp))
+            other = (stored.long != same.long) | (stored.short != same.short)
+            done += Inserted(len(new), int((~other).sum()), int(other.sum()))
+            if len(new):
+                merged = Bars.concat([old, new])
+                merged = merged.take(np.argsort(merged.timestamp))
+                self._put(series, series.period, start, len(merged), pack_bars(merged))
+                digest += _digest(new.timestamp, new.long, new.short)
+        return done, digest
+
+    def _put(self, series: Series, period: int, start: int, rows: int, data: bytes) -> None:
+        names = {"series_id": series.id, "period": period, "start": start}
+        self._connection.execute(sa.delete(SEGMENT).filter_by(**names))
+        self._connection.execute(sa.insert(SEGMENT).values(rows=rows, data=data, **names))
+
+    def _cover(self, series: Series, coverage: Ints) -> int:
+        """Add intervals, merging them with those that they touch; return the change of digest."""
+        new = merge_intervals(coverage)
+        if not len(new):
+            return 0
+        touching = (
+            COVERAGE.c.series_id == series.id,
+            COVERAGE.c.end >= int(new[0, 0]),
+            COVERAGE.c.start <= int(new[-1, 1]),
+        )
+        rows = self._connection.execute(
+            sa.select(COVERAGE.c.start, COVERAGE.c.end).where(*touching)
+        ).all()
+        old = np.array([tuple(row) for row in rows], dtype=np.int64).reshape(-1, 2)
+        merged = merge_intervals(np.concatenate((old, new)))
+        self._connection.execute(sa.delete(COVERAGE).where(*touching))
+        self._connection.execute(
+            sa.insert(COVERAGE),
+            [
+                {"series_id": series.id, "start": int(start), "end": int(end)}
+                for start, end in merged
+            ],
+        )
+        return _digest(merged[:, 0], merged[:, 1]) - _digest(old[:, 0], old[:, 1])
+
+
+def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
+    """Cut rows, which are in order of time, into those of each segment."""
+    starts, first = np.unique(rows.timestamp // _span(period), return_index=True)
+    for start, begin, end in zip(starts, first, np.append(first, len(rows))[1:], strict=True):
+        yield int(start) * _span(period), rows.take(slice(begin, end))
+
+
+def _digest(*columns: np.ndarray) -> int:
+    """Hash rows such that their order does not matter."""
+    return int(hash_rows(*columns).sum(dtype=np.uint64))
+
+
+def _engine(url: sa.URL, shown: str, create: bool) -> Engine:
+    backend = url.get_backend_name()
+    if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
+        raise LiquidationsError(
+            "PostgreSQL needs a driver. Run: pip install 'freqtrade-liquidations[postgresql]'"
+        )
+    if backend not in ("sqlite", "postgresql"):
+        raise LiquidationsError(f"db_url must begin with sqlite or postgresql, got {shown}")
+    if backend == "sqlite" and url.database and not url.database.startswith("file:"):
+        path = Path(url.database)
+        if not create and not path.is_file():
+            raise LiquidationsError(_no_store(shown))
+        if create and not path.parent.is_dir():
+            raise LiquidationsError(
+                f"the folder {path.parent} does not exist; make it with: "
+                f"freqtrade create-userdir --userdir {path.parent}"
+            )
+    engine = sa.create_engine(url)
+    if backend == "sqlite":
+        sa.event.listen(engine, "connect", _sqlite_connect)
+        sa.event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _: Any) -> None:
+    # The driver must not begin transactions by itself: it would do so too late to read and write
+    # one state.
+    connection.isolation_level = None
+    connection.execute("PRAGMA page_size = 16384")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    if connection.get_execution_options().get("liquidations_write"):
+        # Readers go on while a writer works, and what was committed survives a power cut.
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        connection.exec_driver_sql("PRAGMA synchronous = FULL")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _no_store(shown: str) -> str:
+    return (
+        f"there is no liquidation store at {shown}. Make one with: liquidations import-data "
+        '--source … FILES, or name another with --db-url or "db_url" in the config\'s '
+        '"liquidations" section'
+    )
+
+
+def _explain(error: sa.exc.DBAPIError, shown: str) -> str:
+    """Say what a database error means and what to do, in one line."""
+    cause = str(error.orig).strip().splitlines()[0]
+    for sign, cure in {
+        "locked": "another process is writing to it; wait until it is done, then try again",
+        "readonly": "it can't be written; check the permissions of the file and its folder",
+        "unable to open": "check the path and the permissions of the file and its folder",
+        "not a database": "this file is something else; name another with --db-url",
+        "malformed": "the file is damaged; restore a copy, or delete it and import again",
+        "disk is full": "make room, then try again; nothing was half written",
+    }.items():
+        if sign in cause:
+            return f"the store {shown}: {cause}; {cure}"
+    return f"the store {shown}: {cause}"

@@ -1,0 +1,64 @@
+"""Trade against forced orders: buy when longs were flushed, sell when shorts were.
+
+A candle in which nearly all liquidations hit one side, on high volume, has spent the forced orders
+of that side. No edge is promised: measure it on your data before you trade it.
+"""
+
+from freqtrade.strategy import DecimalParameter, IntParameter, IStrategy
+from pandas import DataFrame
+
+from liquidations import add_liquidations, high_volume, prepare_liquidations
+
+
+class LiquidationReversal(IStrategy):
+    """Enter after an extreme imbalance on high volume; exit at balance or the opposite extreme."""
+
+    INTERFACE_VERSION = 3
+    timeframe = "1h"
+    can_short = True
+    startup_candle_count = 72
+    minimal_roi = {"0": 0.1}
+    stoploss = -0.05
+
+    extreme = DecimalParameter(0.7, 0.95, default=0.8, decimals=2, space="buy")
+    quantile = DecimalParameter(0.5, 0.95, default=0.8, decimals=2, space="buy")
+    window = IntParameter(24, 72, default=48, space="buy", optimize=False)
+
+    plot_config = {
+        "subplots": {
+            "Liquidation imbalance": {
+                "liq_imbalance": {"color": "#2962ff"},
+                "balance": {"color": "#9e9e9e"},
+                "extreme_long": {"color": "#d32f2f"},
+                "extreme_short": {"color": "#388e3c"},
+            },
+            "Liquidations, USD": {
+                "liq_long": {"color": "#d32f2f", "type": "bar"},
+                "liq_short": {"color": "#388e3c", "type": "bar"},
+            },
+        }
+    }
+
+    def __init__(self, config: dict) -> None:
+        super().__init__(config)
+        prepare_liquidations(config)
+
+    def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
+        dataframe = add_liquidations(self, dataframe, metadata)
+        dataframe["balance"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
+        return dataframe
+
+    def populate_entry_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
+        high = high_volume(dataframe["liq_total"], self.window.value, self.quantile.value)
+        longs_flushed = dataframe["liq_imbalance"] > self.extreme.value
+        shorts_flushed = dataframe["liq_imbalance"] < 1 - self.extreme.value
+        dataframe.loc[high & longs_flushed, "enter_long"] = 1
+        dataframe.loc[high & shorts_flushed, "enter_short"] = 1
+        return dataframe
+
+    def populate_exit_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
+        ratio = dataframe["liq_imbalance"]
+        balanced = ratio.between(0.45, 0.55)
+        dataframe.loc[balanced | (ratio < 1 - self.extreme.value), "exit_long"] = 1
+        dataframe.loc[balanced | (ratio > self.extreme.value), "exit_short"] = 1
+        return dataframe
