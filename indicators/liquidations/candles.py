@@ -59,6 +59,15 @@ def format_period(period: int) -> str:
     return f"{period}ms"
 
 
+def format_time(time: int) -> str:
+    """Write a time in ms as date and minute UTC.
+
+    >>> format_time(1_722_826_800_000)
+    '2024-08-05 03:00'
+    """
+    return str(np.datetime64(int(time), "ms").astype("datetime64[m]")).replace("T", " ")
+
+
 def _months(time: Ints) -> Ints:
     return time.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
 

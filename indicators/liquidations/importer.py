@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from liquidations.archives import Options, Part, archive
-from liquidations.candles import format_period
+from liquidations.candles import format_period, format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
 from liquidations.event import Bars, Floats, Ints
 from liquidations.store import Inserted, Store
@@ -108,11 +108,10 @@ def _in_usd(part: Part, prices: Prices) -> Part:
     position = np.searchsorted(opens, bars.timestamp)
     there = np.append(opens, -1)[position] == bars.timestamp
     if not there.all():
-        first, last = (str(np.datetime64(int(t), "ms"))[:10] for t in part.coverage[0])
-        missing = str(np.datetime64(int(bars.timestamp[~there][0]), "ms"))[:16]
+        first, last = (format_time(time)[:10] for time in part.coverage[0])
         raise LiquidationsError(
             f"{part.pair}: {int((~there).sum())} of {len(bars)} {timeframe} candles that tell the "
-            f"price are missing, the first is {missing} UTC. Get them with: freqtrade "
+            f"price are missing, the first is {format_time(bars.timestamp[~there][0])} UTC. Get them with: freqtrade "
             f"download-data --exchange {part.exchange} --trading-mode futures -p {part.pair} "
             f"-t {timeframe} --timerange {_shift(first, 0)}-{_shift(last, 1)}"
         )

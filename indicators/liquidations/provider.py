@@ -33,6 +33,7 @@ from liquidations.candles import (
     candle_closes,
     columns,
     format_period,
+    format_time,
 )
 from liquidations.errors import LiquidationsError
 from liquidations.event import Floats, Ints, covered
@@ -368,10 +369,10 @@ def explain_nothing(
         have = "nothing"
         if known:
             first, last = min(span[0, 0] for span in known), max(span[-1, 1] for span in known)
-            have = f"only {_minute(first)} to {_minute(last)}"
+            have = f"only {format_time(first)} to {format_time(last)}"
         raise LiquidationsError(
             f"no liquidations of {pair} are stored for {', '.join(settings.exchanges)} from "
-            f"{_minute(opens[0])} to {_minute(closes[-1])}, {have}. Choose a --timerange within, "
+            f"{format_time(opens[0])} to {format_time(closes[-1])}, {have}. Choose a --timerange within, "
             "or get more with: liquidations import-data --source ... FILES"
         )
     if coverage.any():
@@ -380,11 +381,12 @@ def explain_nothing(
             f"for min_coverage {settings.min_coverage:g} of its time (at best for "
             f"{coverage.max():.2f}): the columns are NaN"
         )
-    periods = sorted({format_period(one.period) for one, there in inside.items() if there})
+    periods = sorted({one.period for one, there in inside.items() if there})
+    have = ", ".join(map(format_period, periods))
     return (
-        f"{pair} is stored in bars of {', '.join(periods)}, which can't be split into {timeframe} "
+        f"{pair} is stored in bars of {have}, which can't be split into {timeframe} "
         f"candles: the columns are NaN. Import bars of {timeframe} or shorter, or use candles of "
-        f"{periods[0]} or longer"
+        f"{format_period(periods[0])} or longer"
     )
 
 
@@ -394,7 +396,3 @@ def _nothing_stored(pair: str, settings: Settings) -> str:
         "liquidations import-data --source ... FILES; see what there is with: "
         "liquidations list-data"
     )
-
-
-def _minute(time: int) -> str:
-    return str(np.datetime64(int(time), "ms").astype("datetime64[m]")).replace("T", " ")

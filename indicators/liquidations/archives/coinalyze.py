@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from liquidations.archives import Options, Part, parse_json
+from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
 from liquidations.event import EARLIEST, LATEST, MINUTE, Bars
 
@@ -131,6 +132,5 @@ def _part(symbol: Any, history: Sequence[Any], unit: str, period: int | None) ->
     unknown = np.full(len(time), np.nan)
     bars = Bars(time, long, short, unknown, unknown, unknown, unknown).take(slice(None, -1))
     span = np.array([[time[0], time[-1]]])
-    last = np.datetime_as_string(time[-1].astype("datetime64[ms]"), unit="m").replace("T", " ")
-    note = f"its last period, {last} UTC, may be partial and was left out"
+    note = f"its last period, {format_time(time[-1])} UTC, may be partial and was left out"
     return Part(exchange, pair, "coinalyze", bars, span, period, unit, note)

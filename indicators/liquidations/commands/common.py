@@ -6,8 +6,6 @@ import logging
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,8 +67,3 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str) -> None:
     """Print a line for people to stderr, where it does not get into a table or CSV."""
     console(stderr=True).print(text, soft_wrap=True, markup=False)
-
-
-def minute(time: int) -> str:
-    """Write a time in ms as a date and minute in UTC."""
-    return str(np.datetime64(int(time), "ms").astype("datetime64[m]")).replace("T", " ")

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from liquidations.archives import ARCHIVES, Options
-from liquidations.candles import format_period, timeframe_ms
+from liquidations.candles import format_period, format_time, timeframe_ms
 from liquidations.commands.common import (
     add_timeframe,
     console,
     load_config,
-    minute,
     say,
     store_url,
 )
@@ -115,8 +114,8 @@ def _print(done: list[Imported]) -> None:
             part.exchange,
             part.source,
             "events" if events else f"{format_period(part.period)} bars",
-            minute(part.coverage[0, 0]),
-            minute(part.coverage[-1, 1]),
+            format_time(part.coverage[0, 0]),
+            format_time(part.coverage[-1, 1]),
             *(f"{count:,}" for count in (one.rows.new, one.rows.known, one.rows.revised)),
         )
     console().print(table)

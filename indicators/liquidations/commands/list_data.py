@@ -5,12 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
-from liquidations.candles import format_period
+from liquidations.candles import format_period, format_time
 from liquidations.commands.common import (
     console,
     load_config,
     load_settings,
-    minute,
     say,
     store_url,
 )
@@ -81,7 +80,7 @@ def _print(entries: list[Entry]) -> None:
             one.series.exchange,
             one.series.source,
             format_period(one.series.period),
-            *((minute(spans[0, 0]), minute(spans[-1, 1])) if len(spans) else ("-", "-")),
+            *((format_time(spans[0, 0]), format_time(spans[-1, 1])) if len(spans) else ("-", "-")),
             "-" if one.events is None else f"{one.events:,}",
             f"{one.bars:,}",
             f"{one.share:.1%}",
@@ -95,7 +94,7 @@ def _print_holes(entries: list[Entry]) -> None:
         for start, end in one.holes:
             say(
                 f"Hole: {one.series.pair} {one.series.exchange} {one.series.source} "
-                f"{minute(start)} ... {minute(end)}"
+                f"{format_time(start)} ... {format_time(end)}"
             )
 
 

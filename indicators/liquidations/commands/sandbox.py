@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import REMAINDER, ArgumentParser
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ def run(args: dict[str, Any]) -> int:
     command = args["run"][1:] if args["run"][:1] == ["--"] else args["run"]
     options = {"replay": args["replay"], "pairs": args.get("pairs")}
     if command:
+        if args.get("db_url"):
+            # Freqtrade reads its configuration from the environment, too.
+            os.environ["FREQTRADE__LIQUIDATIONS__DB_URL"] = args["db_url"]
         return run_command(config["datadir"], command, port=args.get("port") or 0, **options)
     port = args.get("port") or DEFAULT_PORT
     say(f"Point Freqtrade at it with this in a config file: {freqtrade_overrides(port)}")

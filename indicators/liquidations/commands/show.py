@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from liquidations.candles import candle_opens, parse_timeframe
+from liquidations.candles import candle_opens, format_time, parse_timeframe
 from liquidations.commands.common import (
     add_timeframe,
     console,
     load_config,
     load_settings,
-    minute,
     say,
 )
 from liquidations.errors import LiquidationsError
@@ -108,7 +107,7 @@ def _opens(
     opens = candle_opens(start, end, timeframe)
     if not len(opens):
         raise LiquidationsError(
-            f"no {timeframe} candle opens from {minute(start)} to {minute(end)}; "
+            f"no {timeframe} candle opens from {format_time(start)} to {format_time(end)}; "
             "choose a longer --timerange"
         )
     return opens

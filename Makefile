@@ -1,0 +1,65 @@
+# make demo        backtest the sample strategy on a simulated market, offline
+# make test        lint, types and all tests
+# make recorded    the same as demo on recorded data: make recorded RECORDED=../shared
+# make bench       what the columns cost
+
+PYTHON ?= python3
+RECORDED ?= ../shared
+
+BIN := .venv/bin
+SIMULATED := user_data/simulated
+SIMULATED_DB := sqlite:///$(SIMULATED)/liquidations.sqlite
+SIMULATED_RANGE := 20240105-20240229
+RECORDED_DB := sqlite:///user_data/recorded/liquidations.sqlite
+RECORDED_RANGE := 20240620-20240819
+
+.PHONY: demo test recorded bench clean
+
+demo: $(BIN)/.plot
+	$(BIN)/liquidations simulate
+	$(BIN)/liquidations sandbox --datadir $(SIMULATED)/data --db-url $(SIMULATED_DB) -- \
+		freqtrade plot-dataframe --no-color --datadir $(SIMULATED)/data -p BTC/USDT:USDT \
+		--timerange $(SIMULATED_RANGE)
+	$(BIN)/liquidations sandbox --datadir $(SIMULATED)/data --db-url $(SIMULATED_DB) -- \
+		freqtrade backtesting --no-color --datadir $(SIMULATED)/data --timerange $(SIMULATED_RANGE)
+	@echo
+	@echo "SIMULATED: 60 days of BTC, ETH and SOL were invented, liquidations and candles alike."
+	@echo "These trades say nothing about real markets."
+	@echo "Chart: user_data/plot/freqtrade-plot-BTC_USDT_USDT-1h.html"
+
+recorded: $(BIN)/.plot
+	@test -d $(RECORDED)/data/coinalyze || { \
+		echo "There are no recordings in $(RECORDED)/data; name their folder: make recorded RECORDED=FOLDER"; exit 2; }
+	mkdir -p user_data/recorded
+	$(BIN)/liquidations import-data --db-url $(RECORDED_DB) --source coinalyze --unit base \
+		--datadir $(RECORDED)/data/candles $(RECORDED)/data/coinalyze
+	$(BIN)/liquidations import-data --db-url $(RECORDED_DB) --source okx \
+		--markets $(RECORDED)/data/okx/instruments.json $(RECORDED)/data/okx
+	$(BIN)/liquidations list-data --db-url $(RECORDED_DB)
+	$(BIN)/liquidations sandbox --datadir $(RECORDED)/data/candles --db-url $(RECORDED_DB) -- \
+		freqtrade backtesting --no-color --datadir $(RECORDED)/data/candles -i 1h \
+		--timerange $(RECORDED_RANGE)
+
+test: $(BIN)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(BIN)/.test
+	$(BIN)/python benchmarks/columns.py
+
+clean:
+	rm -rf .venv build dist
+
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; name one: make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.plot: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plot]'
+	@touch $@
+
+$(BIN)/.test: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(BIN)/.plot
