@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered
+from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered_share
 from liquidations.imbalance import imbalance
 
 
@@ -161,7 +161,15 @@ VOLUMES = ("long", "short", "long_count", "short_count")
 
 def serves(period: int, opens: Ints, closes: Ints) -> bool:
     """Tell whether bars of this period add up to these candles without crossing an edge."""
+    if _is_grid(opens, closes):
+        return not (opens[0] % period or closes[0] % period)
     return not (np.any(opens % period) or np.any(closes % period))
+
+
+def _is_grid(opens: Ints, closes: Ints) -> bool:
+    """Tell whether the candles, of equal length but for months, follow each other without holes."""
+    size, length = len(opens), closes[0] - opens[0]
+    return closes[-1] - opens[0] == size * length and closes[-1] - opens[-1] == length
 
 
 def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
@@ -173,7 +181,7 @@ def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
     size = len(opens)
     if not size or not serves(source.period, opens, closes):
         return Candles.unobserved(size)
-    coverage = covered(source.coverage, opens, closes) / (closes - opens)
+    coverage = covered_share(source.coverage, opens, closes)
     time = source.bars.timestamp
     rows = slice(*np.searchsorted(time, (opens[0], closes[-1])))
     position = _positions(time[rows], opens, closes)
@@ -181,18 +189,20 @@ def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
     sums = [
         np.bincount(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES
     ]
-    long, short, long_count, short_count = (
-        np.where(coverage > 0, volume, np.nan) for volume in sums
-    )
+    long, short, long_count, short_count = (_keep(volume, coverage > 0) for volume in sums)
     return Candles(long, short, long_count, short_count, coverage)
+
+
+def _keep(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Replace what is not known by NaN."""
+    return values if known.all() else np.where(known, values, np.nan)
 
 
 def _positions(time: Ints, opens: Ints, closes: Ints) -> Ints:
     """Find each bar's candle; ``len(opens)`` if it lies in none."""
     size = len(opens)
-    length = closes[0] - opens[0]
-    if closes[-1] - opens[0] == size * length:  # months and holes aside, the candles are a grid
-        return (time - opens[0]) // length
+    if _is_grid(opens, closes):
+        return (time - opens[0]) // (closes[0] - opens[0])
     position = np.searchsorted(opens, time, side="right") - 1
     return np.where(time < closes[position], position, size)
 
@@ -255,20 +265,24 @@ def columns(
     :return: column → float64 array
     """
     parts = list(exchanges.values())
-    coverage = _stack(parts, "coverage")
-    used = (coverage >= min_coverage) & (coverage > 0)
-    enough = used.sum(axis=0) >= min_exchanges
-    sums = {
-        name: np.where(enough, np.sum(_stack(parts, name), axis=0, where=used), np.nan)
-        for name in VOLUMES
-    }
-    result = _table(sums, coverage.mean(axis=0))
+    used = [(part.coverage >= min_coverage) & (part.coverage > 0) for part in parts]
+    enough = used[0] if len(parts) == 1 else np.sum(used, axis=0) >= min_exchanges
+    coverage = _stack(parts, "coverage").mean(axis=0) if len(parts) > 1 else parts[0].coverage
+    sums = {name: _keep(_sum(parts, name, used), enough) for name in VOLUMES}
+    result = _table(sums, coverage)
     if per_exchange:
         for row, (exchange, part) in enumerate(exchanges.items()):
             own = {name: np.where(used[row], getattr(part, name), np.nan) for name in VOLUMES}
-            table = _table(own, part.coverage)
+            table = _table(own, part.coverage.copy())
             result |= {f"{name}_{exchange}": array for name, array in table.items()}
     return result
+
+
+def _sum(parts: Sequence[Candles], name: str, used: Sequence[np.ndarray]) -> Floats:
+    """Add the exchanges that are used, in their order; 0 where none is."""
+    if len(parts) == 1:
+        return getattr(parts[0], name)
+    return np.sum(_stack(parts, name), axis=0, where=np.stack(used))
 
 
 def _table(sums: dict[str, np.ndarray], coverage: Floats) -> dict[str, Floats]:

@@ -251,16 +251,23 @@ def merge_intervals(intervals: np.ndarray) -> Ints:
     return np.column_stack((spans[first, 0], reach[np.append(first[1:], True)]))
 
 
-def covered(intervals: Ints, start: np.ndarray, end: np.ndarray) -> Ints:
-    """Measure how many ms of each ``[start, end)`` the sorted, disjoint intervals cover."""
-    if not len(intervals):
-        return np.zeros(np.shape(start), np.int64)
-    length = intervals[:, 1] - intervals[:, 0]
+def covered_share(intervals: Ints, start: Ints, end: Ints) -> Floats:
+    """Measure which share, 0 to 1, of each ``[start, end)`` the intervals cover.
+
+    ``intervals`` are sorted and disjoint; ``start`` and ``end`` increasing arrays of one length.
+    """
+    if not len(start) or not len(intervals):
+        return np.zeros(len(start))
+    begin, stop = intervals[:, 0], intervals[:, 1]
+    around = np.searchsorted(begin, start[0], side="right") - 1
+    if around >= 0 and stop[around] >= end[-1]:
+        return np.ones(len(start))  # the common case: one interval covers all
+    length = stop - begin
     before = np.concatenate(([0], np.cumsum(length)))
 
-    def until(time: np.ndarray) -> Ints:
-        last = np.searchsorted(intervals[:, 0], time, side="right") - 1
-        inside = np.clip(time - intervals[last, 0], 0, length[last])
+    def until(time: Ints) -> Ints:
+        last = np.searchsorted(begin, time, side="right") - 1
+        inside = np.clip(time - begin[last], 0, length[last])
         return np.where(last < 0, 0, before[last] + inside)
 
-    return until(np.asarray(end, np.int64)) - until(np.asarray(start, np.int64))
+    return (until(end) - until(start)) / (end - start)

@@ -18,8 +18,7 @@ def imbalance(long: Floats, short: Floats) -> Floats:
         NaN where nothing was liquidated (0/0 is not 0.5) or nothing was observed
     """
     total = long + short
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, long / total, np.nan)
+    return np.divide(long, total, out=np.full(np.shape(total), np.nan), where=total > 0)
 
 
 def window_imbalance(long: pd.Series, short: pd.Series, window: int) -> pd.Series:

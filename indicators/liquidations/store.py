@@ -6,7 +6,7 @@ Tables (the prefix lets a store live in a database with others, such as Freqtrad
 - ``liq_series``: one row for each exchange, pair and source. ``digest`` is a hash of all it holds
   that does not depend on the order of the inserts: equal data, equal digest.
 - ``liq_segment``: columns packed into compressed bytes (``segments.py``), one row per series,
-  period and stretch of time. Period 0 are events, a day a row; else bars, 32,768 periods a row.
+  period and stretch of time. Period 0 are events, a day a row; else bars, 131,072 periods a row.
 - ``liq_coverage``: disjoint intervals in which somebody listened or an archive answered.
 
 Events are rolled up into one-minute bars in the transaction that inserts them, from those that were
@@ -91,6 +91,27 @@ COVERAGE = sa.Table(
 )
 
 
+# Written once, so that SQLAlchemy does not build and compile them again for each pair.
+_VERSION = sa.select(META.c.value).where(META.c.name == "schema")
+_ALL_SERIES = sa.select(SERIES)
+_SERIES_OF = _ALL_SERIES.where(SERIES.c.base == sa.bindparam("of_base"))
+_COVERAGE_OF = (
+    sa.select(COVERAGE.c.start, COVERAGE.c.end)
+    .where(COVERAGE.c.series_id == sa.bindparam("of_id"))
+    .order_by(COVERAGE.c.start)
+)
+_SEGMENTS_OF = (
+    sa.select(SEGMENT.c.data)
+    .where(
+        SEGMENT.c.series_id == sa.bindparam("of_id"),
+        SEGMENT.c.period == sa.bindparam("of_period"),
+        SEGMENT.c.start > sa.bindparam("after"),
+        SEGMENT.c.start < sa.bindparam("before"),
+    )
+    .order_by(SEGMENT.c.start)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """Name one contract of one exchange as one source tells it, in bars of ``period`` ms.
@@ -123,7 +144,7 @@ class Inserted:
 
 def _span(period: int) -> int:
     """Return the stretch of time (ms) that one segment of this period holds."""
-    return DAY if period == EVENTS else period * 32_768
+    return DAY if period == EVENTS else period * 131_072
 
 
 class Store:
@@ -147,22 +168,30 @@ class Store:
         #: The URL without its password, for messages.
         self.shown = url.render_as_string(hide_password=True)
         self._engine = _engine(url, self.shown, create)
-        with self._transaction(write=create) as connection:
-            self._check_version(connection, create)
-
-    def _check_version(self, connection: Connection, create: bool) -> None:
-        if not sa.inspect(connection).has_table(META.name):
-            if not create:
-                raise LiquidationsError(_no_store(self.shown))
-            metadata.create_all(connection)
-            connection.execute(sa.insert(META).values(name="schema", value=SCHEMA_VERSION))
-        version = connection.scalar(sa.select(META.c.value).where(META.c.name == "schema"))
-        if version is None or version > SCHEMA_VERSION:
+        if create:
+            with self._transaction(write=True) as connection:
+                self._create(connection)
+        with self._transaction(write=False) as connection:
+            version = self._version(connection)
+        if version > SCHEMA_VERSION:
             raise LiquidationsError(
                 f"the store {self.shown} has schema version {version}, this program knows "
                 f"{SCHEMA_VERSION}: it was written by a newer freqtrade-liquidations. "
                 "Run: pip install --upgrade freqtrade-liquidations"
             )
+
+    def _create(self, connection: Connection) -> None:
+        if not sa.inspect(connection).has_table(META.name):
+            metadata.create_all(connection)
+            connection.execute(sa.insert(META).values(name="schema", value=SCHEMA_VERSION))
+
+    def _version(self, connection: Connection) -> int:
+        try:
+            return connection.scalar(_VERSION) or 0
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+            if META.name in str(error.orig):  # "no such table" or "does not exist"
+                raise LiquidationsError(_no_store(self.shown)) from error
+            raise
 
     def close(self) -> None:
         """Close all connections; the store opens them again when it is used."""
@@ -214,32 +243,29 @@ class Reader:
 
     def series(self, *, base: str | None = None) -> list[Series]:
         """List the series, of one base asset if it is named, in a fixed order."""
-        question = sa.select(SERIES)
-        if base is not None:
-            question = question.where(SERIES.c.base == base)
-        rows = [Series(**row._mapping) for row in self._connection.execute(question)]
+        found = (
+            self._connection.execute(_ALL_SERIES)
+            if base is None
+            else self._connection.execute(_SERIES_OF, {"of_base": base})
+        )
+        rows = [Series(*row) for row in found]
         return sorted(rows, key=lambda one: (one.pair, one.exchange, one.source, one.period))
 
     def coverage(self, series: Series) -> Ints:
         """Return the intervals in which the series was observed."""
-        rows = self._connection.execute(
-            sa.select(COVERAGE.c.start, COVERAGE.c.end)
-            .where(COVERAGE.c.series_id == series.id)
-            .order_by(COVERAGE.c.start)
-        ).all()
+        rows = self._connection.execute(_COVERAGE_OF, {"of_id": series.id}).all()
         return np.array([tuple(row) for row in rows], dtype=np.int64).reshape(-1, 2)
 
     def _segments(self, series: Series, period: int, start: int, end: int) -> list[bytes]:
+        # int(): the driver would bind a numpy integer as bytes, which match nothing.
         found = self._connection.execute(
-            sa.select(SEGMENT.c.data)
-            .where(
-                SEGMENT.c.series_id == series.id,
-                SEGMENT.c.period == period,
-                # int(): the driver would bind a numpy integer as bytes, which match nothing.
-                SEGMENT.c.start > int(start) - _span(period),
-                SEGMENT.c.start < int(end),
-            )
-            .order_by(SEGMENT.c.start)
+            _SEGMENTS_OF,
+            {
+                "of_id": series.id,
+                "of_period": period,
+                "after": int(start) - _span(period),
+                "before": int(end),
+            },
         )
         return list(found.scalars())
 
@@ -311,7 +337,7 @@ class Writer(Reader):
             except sa.exc.IntegrityError:
                 logger.debug("another writer made the series %s first", names)
             row = self._connection.execute(question).one()
-        return Series(**row._mapping)
+        return Series(*row)
 
     def _refuse_mixture(self, source: str) -> None:
         invented = source == SIMULATED
