@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,10 +208,13 @@ class Store:
     def _transaction(self, *, write: bool) -> Iterator[Connection]:
         try:
             with self._engine.connect() as connection:
-                connection = connection.execution_options(liquidations_write=write)
+                if write:
+                    connection.execution_options(liquidations_write=True)
                 with connection.begin():
                     yield connection
         except sa.exc.DBAPIError as error:
+            raise LiquidationsError(_explain(error.orig, self.shown)) from error
+        except sqlite3.Error as error:
             raise LiquidationsError(_explain(error, self.shown)) from error
 
     @contextmanager
@@ -462,13 +466,14 @@ def _sqlite_connect(connection: Any, _: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
+    execute = connection.connection.cursor().execute
     if connection.get_execution_options().get("liquidations_write"):
         # Readers go on while a writer works, and what was committed survives a power cut.
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        connection.exec_driver_sql("PRAGMA synchronous = FULL")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        execute("BEGIN IMMEDIATE")
     else:
-        connection.exec_driver_sql("BEGIN")
+        execute("BEGIN")
 
 
 def _no_store(shown: str) -> str:
@@ -479,9 +484,9 @@ def _no_store(shown: str) -> str:
     )
 
 
-def _explain(error: sa.exc.DBAPIError, shown: str) -> str:
+def _explain(error: BaseException | None, shown: str) -> str:
     """Say what a database error means and what to do, in one line."""
-    cause = str(error.orig).strip().splitlines()[0]
+    cause = str(error).strip().splitlines()[0]
     for sign, cure in {
         "locked": "another process is writing to it; wait until it is done, then try again",
         "readonly": "it can't be written; check the permissions of the file and its folder",
