@@ -6,11 +6,12 @@ import logging
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
+from liquidations.exchanges import EXCHANGES
+from liquidations.settings import SECTION, Settings, read_settings
+
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from liquidations.settings import Settings
 
 
 def add_timeframe(parser: ArgumentParser, help_text: str) -> None:
@@ -29,28 +30,30 @@ def load_config(args: dict[str, Any]) -> dict[str, Any]:
     passed = {name: value for name, value in args.items() if name not in ours}
     config = setup_utils_configuration(passed, RunMode.UTIL_NO_EXCHANGE)
     if args.get("db_url"):
-        config["liquidations"] = {**config.get("liquidations", {}), "db_url": args["db_url"]}
+        _override(config, "db_url", args["db_url"])
     return config
+
+
+def _override(config: dict[str, Any], key: str, value: Any) -> None:
+    """Let a flag outrank the config's section; what is no section stays, to be refused later."""
+    section = config.get(SECTION, {})
+    if isinstance(section, dict):
+        config[SECTION] = {**section, key: value}
 
 
 def load_settings(args: dict[str, Any], config: dict[str, Any]) -> Settings:
     """Check our section; the flags ``--exchange`` and ``--min-coverage`` outrank it."""
-    from liquidations.settings import SECTION, read_settings
-
-    section = dict(config.get(SECTION, {}))
-    if args.get("exchange"):
-        section["exchanges"] = args["exchange"].split(",") if args["exchange"] != "all" else "all"
-        section.pop("min_exchanges", None)
+    config = dict(config)
+    if exchange := args.get("exchange"):
+        _override(config, "exchanges", "all" if exchange == "all" else exchange.split(","))
+        _override(config, "min_exchanges", 1)
     if args.get("min_coverage") is not None:
-        section["min_coverage"] = args["min_coverage"]
-    return read_settings({**config, SECTION: section})
+        _override(config, "min_coverage", args["min_coverage"])
+    return read_settings(config)
 
 
 def store_url(config: dict[str, Any]) -> str:
     """Return the store's URL, for commands that need no exchange; the section is checked too."""
-    from liquidations.exchanges import EXCHANGES
-    from liquidations.settings import read_settings
-
     named = config.get("exchange", {}).get("name")
     own = named if named in EXCHANGES else EXCHANGES[0]
     return read_settings({**config, "exchange": {"name": own}}).db_url

@@ -1,0 +1,444 @@
+"""The console script: what it prints, and what it says when something is wrong."""
+
+import argparse
+import csv
+import io
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, bars_of, events_of, spans
+
+from liquidations.cli import COMMANDS, LiquidationArguments, run
+from liquidations.store import SCHEMA_VERSION, Store
+
+
+PAIR = "BTC/USDT:USDT"
+HEADER = (
+    "date,liq_long,liq_short,liq_total,liq_long_count,liq_short_count,liq_imbalance,liq_coverage"
+)
+# Two hours of Coinalyze, and a third that may be partial.
+ANSWER = [
+    {
+        "symbol": "BTCUSDT_PERP.A",
+        "history": [
+            {"t": 1704067200, "l": 100.0, "s": 300.0},
+            {"t": 1704070800, "l": 50.0, "s": 0.0},
+            {"t": 1704074400, "l": 1.0, "s": 1.0},
+        ],
+    }
+]
+PAGE = {
+    "code": "0",
+    "data": [
+        {
+            "instId": "BTC-USDT-SWAP",
+            "details": [{"bkPx": "40000", "side": "sell", "sz": "2", "ts": "1704067200000"}],
+        }
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in an empty folder with the repository's config, as a new user would."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "config.json", tmp_path)
+    (tmp_path / "user_data").mkdir()
+    (tmp_path / "answer.json").write_text(json.dumps(ANSWER))
+    return tmp_path
+
+
+@pytest.fixture
+def stored(folder):
+    db_url = f"sqlite:///{folder}/user_data/liquidations.sqlite"
+    with Store(db_url, create=True) as store, store.write() as writer:
+        rows = events_of(
+            ("2024-01-01 01:10", "long", 0.1 + 0.2), ("2024-01-01 01:20", "short", 4.0)
+        )
+        span = spans(("2024-01-01 01:00", "2024-01-01 02:30"), ("2024-01-01 05:00", "2024-01-02"))
+        writer.insert("binance", PAIR, "feed", rows, span)
+        writer.insert("okx", "BTC/USDC:USDC", "feed", rows, span)
+        vendor = bars_of(("2024-03-01", 10.0, 30.0))
+        hours = spans(("2024-03-01", "2024-03-02"))
+        writer.insert("bybit", PAIR, "vendor", vendor, hours, period=3_600_000)
+    return db_url
+
+
+def show(capsys, *arguments, code=0):
+    assert run(["show", "--format", "csv", *arguments]) == code
+    printed = capsys.readouterr()
+    return printed.out.splitlines(), printed.err
+
+
+def test_show_prints_one_row_for_each_candle(stored, capsys):
+    lines, err = show(capsys, "-p", PAIR, "-t", "1h", "--timerange", "20240101T0000-20240101T0400")
+    # 0.1 + 0.2 USD, rounded to a multiple of 2**-24 USD.
+    value = round((0.1 + 0.2) * 2**24) / 2**24
+    assert lines == [
+        HEADER,
+        "2024-01-01T00:00:00+00:00,,,,,,,0.0",
+        f"2024-01-01T01:00:00+00:00,{value},4.0,{value + 4},1.0,1.0,{value / (value + 4)},1.0",
+        "2024-01-01T02:00:00+00:00,,,,,,,0.5",
+        "2024-01-01T03:00:00+00:00,,,,,,,0.0",
+    ]
+    assert err == ""
+
+
+def test_show_min_coverage_keeps_the_unobserved_unknown(stored, capsys):
+    lines, _ = show(
+        capsys, "-p", PAIR, "-t", "1h", "--timerange", "20240101T0200-20240101T0400",
+        "--min-coverage", "0",
+    )  # fmt: skip
+    assert lines[1:] == [
+        "2024-01-01T02:00:00+00:00,0.0,0.0,0.0,0.0,0.0,,0.5",
+        "2024-01-01T03:00:00+00:00,,,,,,,0.0",
+    ]
+
+
+def test_show_other_exchanges_and_formats(stored, capsys):
+    lines, _ = show(
+        capsys, "-p", PAIR, "--exchange", "okx", "-t", "1d", "--min-coverage", "0",
+    )  # fmt: skip
+    assert lines[1].startswith("2024-01-01T00:00:00+00:00,")
+    assert len(lines) == 2
+    lines, _ = show(capsys, "-p", PAIR, "--exchange", "all", "-t", "1d", "--per-exchange")
+    assert {"liq_long_binance", "liq_coverage_hyperliquid"} <= set(lines[0].split(","))
+    assert (
+        run(
+            ["show", "-p", PAIR, "-t", "1h", "--timerange", "20240101-20240102", "--format", "json"]
+        )
+        == 0
+    )
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0] | {"date": ""} == dict.fromkeys(HEADER.split(",")) | {
+        "date": "",
+        "liq_coverage": 0,
+    }
+    assert run(["show", "-p", PAIR, "-t", "1h"]) == 0
+    assert "imbalance" in capsys.readouterr().out
+
+
+def test_show_coarser_bars_are_unknown_and_the_period_needed_is_named(stored, capsys):
+    lines, err = show(
+        capsys, "-p", PAIR, "--exchange", "bybit", "-t", "5m", "--timerange", "20240301-20240302",
+    )  # fmt: skip
+    assert len(lines) == 1 + 288
+    assert lines[1] == "2024-03-01T00:00:00+00:00,,,,,,,0.0"
+    assert "stored in bars of 1h" in err
+
+
+def test_show_recorded_facts(recorded, folder, capsys):
+    """The figures of the project's own description, from the recorded answers themselves."""
+    data = recorded / "data"
+    assert run(
+        ["import-data", "--source", "coinalyze", "--unit", "base", str(data / "coinalyze")]
+        + ["--datadir", str(data / "candles")]
+    ) == 0  # fmt: skip
+    markets = str(data / "okx" / "instruments.json")
+    okx = ["import-data", "--source", "okx", "--markets", markets, str(data / "okx")]
+    for _ in range(2):
+        assert run(okx) == 0
+        capsys.readouterr()
+        lines, _ = show(capsys, "-p", PAIR, "-t", "1h", "--timerange", "20240805-20240806")
+        hours = {row["date"][11:13]: row for row in csv.DictReader(lines)}
+        assert round(float(hours["03"]["liq_imbalance"]), 6) == 0.914495
+        assert round(float(hours["05"]["liq_imbalance"]), 6) == 0.850547
+        assert round(float(hours["07"]["liq_imbalance"]), 6) == 0.456287
+        for pair, longs, shorts, long, short in (
+            (PAIR, 611, 1000, 3_365_455.57, 5_812_640.86),
+            ("ETH/USDT:USDT", 522, 1110, 4_448_202.33, 4_912_096.59),
+            ("SOL/USDT:USDT", 200, 852, 769_328.01, 3_142_500.55),
+        ):
+            lines, _ = show(
+                capsys, "-p", pair, "--exchange", "okx", "-t", "1h", "--min-coverage", "0",
+                "--timerange", "20260304-20260306",
+            )  # fmt: skip
+            rows = list(csv.DictReader(lines))
+            assert len(rows) == 48
+            sums = {
+                name: sum(float(row[name] or 0) for row in rows) for name in HEADER.split(",")[1:5]
+            }
+            assert round(sums["liq_long"], 2) == long
+            assert round(sums["liq_short"], 2) == short
+            counts = [
+                sum(float(row[f"liq_{side}_count"] or 0) for row in rows)
+                for side in ("long", "short")
+            ]
+            assert counts == [longs, shorts]
+    lines, _ = show(
+        capsys, "-p", PAIR, "--exchange", "okx", "-t", "1h",
+        "--timerange", "20260304T2200-20260305T1200",
+    )  # fmt: skip
+    rows = list(csv.DictReader(lines))
+    assert [row["date"][11:13] for row in rows if row["liq_total"] == ""] == ["22", "11"]
+    (ten,) = [row for row in rows if row["date"][11:13] == "10"]
+    assert (float(ten["liq_long"]), round(float(ten["liq_short"]), 2)) == (0.0, 2_419_124.75)
+    assert float(ten["liq_short_count"]) == 336
+    lines, _ = show(capsys, "-p", PAIR, "-t", "1h", "--timerange", "20240619-20240819")
+    rows = list(csv.DictReader(lines))
+    assert [row["date"][:13] for row in rows if not row["liq_total"]] == [
+        f"2024-06-19T{hour:02}" for hour in range(21)
+    ]
+    absent = [row for row in rows if row["liq_total"] == "0.0"]
+    assert len(absent) == 19
+    assert absent[0]["date"] == "2024-06-22T10:00:00+00:00"
+    assert {(row["liq_imbalance"], row["liq_coverage"]) for row in absent} == {("", "1.0")}
+
+
+def test_import_reports_new_and_known_rows(folder, capsys):
+    words = ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+    assert run(words) == 0
+    printed = capsys.readouterr()
+    assert "1h bars" in printed.out
+    assert "2024-01-01 02:00 UTC, may be partial and was left out" in printed.err
+    assert run(words) == 0
+    capsys.readouterr()
+    lines, _ = show(capsys, "-p", PAIR, "--timerange", "20240101T0000-20240101T0300", "-t", "1h")
+    assert [line.split(",")[3] for line in lines[1:4]] == ["400.0", "50.0", ""]
+
+
+def test_list_data_names_holes_and_matches(stored, capsys):
+    assert run(["list-data", "-p", PAIR]) == 0
+    printed = capsys.readouterr()
+    assert "BTC/USDC:USDC" in printed.out
+    assert "Hole: BTC/USDT:USDT binance feed 2024-01-01 02:30 ... 2024-01-01 05:00" in printed.err
+    assert "BTC/USDT:USDT reads on binance: BTC/USDT:USDT" in printed.err
+    assert "lower bound" in printed.err
+    assert run(["list-data", "-p", PAIR, "--exchange", "all"]) == 0
+    printed = capsys.readouterr()
+    assert "BTC/USDT:USDT reads on okx: BTC/USDC:USDC" in printed.err
+    assert "BTC/USDT:USDT reads on hyperliquid: nothing" in printed.err
+
+
+def test_simulated_data_are_labelled_and_kept_apart(folder, stored, capsys):
+    simulate = ["simulate", "-p", PAIR, "-t", "1h", "--timerange", "20240101-20240103"]
+    assert run(simulate) == 0
+    printed = capsys.readouterr()
+    assert "SIMULATED" in printed.out
+    assert "SIMULATED" in (folder / "user_data/simulated/data/SIMULATED.txt").read_text()
+    db_url = "sqlite:///user_data/simulated/liquidations.sqlite"
+    show(capsys, "-p", PAIR, "-t", "1h", "--db-url", db_url)
+    assert run(["list-data", "--db-url", db_url]) == 0
+    assert "SIMULATED" in capsys.readouterr().err
+    words = ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+    assert run([*words, "--db-url", db_url]) == 2
+    assert "must never mix" in capsys.readouterr().err
+    assert run([*simulate, "--db-url", stored]) == 2
+    assert "must never mix" in capsys.readouterr().err
+    (folder / "real" / "futures").mkdir(parents=True)
+    (folder / "real" / "futures" / "BTC_USDT_USDT-1h-futures.feather").write_bytes(b"candles")
+    assert run([*simulate, "--datadir", "real"]) == 2
+    assert "were not simulated" in capsys.readouterr().err
+
+
+def test_a_sampled_feed_shows_less_than_the_truth(folder, capsys):
+    span = ["-p", PAIR, "-t", "1h", "--timerange", "20240101-20240111", "--events", "50000"]
+    totals = {}
+    for feed in ("true", "largest-per-second"):
+        url = f"sqlite:///{feed}.sqlite"
+        assert run(["simulate", *span, "--feed", feed, "--db-url", url]) == 0
+        capsys.readouterr()
+        lines, _ = show(capsys, "-p", PAIR, "-t", "1d", "--db-url", url)
+        rows = list(csv.DictReader(lines))
+        totals[feed] = [float(row["liq_total"]) for row in rows]
+    assert len(totals["true"]) == 10
+    pairs = list(zip(totals["largest-per-second"], totals["true"], strict=True))
+    assert all(sampled <= true for sampled, true in pairs)
+    assert sum(totals["largest-per-second"]) < 0.9 * sum(totals["true"])
+
+
+def _lock(folder: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(folder / "user_data/liquidations.sqlite", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+BAD = {
+    "pair without data": (
+        ["show", "-p", "DOGE/USDT:USDT"],
+        "no liquidations of DOGE/USDT:USDT are stored for binance. Get some with: liquidations",
+    ),
+    "pair of the spot market": (["show", "-p", "BTC/USDT"], "write it as Freqtrade does"),
+    "no pair": (["show"], "name one pair with -p"),
+    "time without coverage": (
+        ["show", "-p", PAIR, "--timerange", "20200101-20200102"],
+        "only 2024-01-01 01:00 to 2024-01-02 00:00. Choose a --timerange within",
+    ),
+    "empty timerange": (
+        ["show", "-p", PAIR, "-t", "1h", "--timerange", "20240101T0010-20240101T0020"],
+        "choose a longer --timerange",
+    ),
+    "unknown exchange": (["show", "-p", PAIR, "--exchange", "binanc"], 'did you mean "binance"?'),
+    "unknown timeframe": (["show", "-p", PAIR, "-t", "1x"], "write it as Freqtrade does"),
+    "seconds": (["show", "-p", PAIR, "-t", "30s"], "not a timeframe of one minute or more"),
+    "share above 1": (["show", "-p", PAIR, "--min-coverage", "90"], "must be a number from 0 to 1"),
+    "unknown source": (
+        ["import-data", "--source", "coinglas", "answer.json"],
+        "unknown source 'coinglas'; known: coinalyze, okx",
+    ),
+    "no unit": (["import-data", "--source", "coinalyze", "answer.json"], "--unit usd"),
+    "missing file": (
+        ["import-data", "--source", "okx", "nowhere.json"],
+        "there is no file nowhere.json",
+    ),
+    "truncated file": (
+        ["import-data", "--source", "okx", "--markets", "markets.json", "cut.json"],
+        "cut.json: this is not JSON, or it was cut off",
+    ),
+    "wrong file": (
+        ["import-data", "--source", "okx", "--markets", "markets.json", "answer.json"],
+        "answer.json: expected OKX's answer",
+    ),
+    "wrong markets": (
+        ["import-data", "--source", "okx", "--markets", "answer.json", "page.json"],
+        "answer.json: expected the exchange's instruments answer",
+    ),
+    "unknown contract": (
+        ["import-data", "--source", "okx", "--markets", "markets.json", "page.json"],
+        "the size of a contract of 'BTC-USDT-SWAP' is unknown",
+    ),
+    "missing candles": (
+        ["import-data", "--source", "coinalyze", "--unit", "base", "answer.json"],
+        "freqtrade download-data --exchange binance --trading-mode futures -p BTC/USDT:USDT -t 1h "
+        "--timerange 20240101-20240102",
+    ),
+    "no store": (
+        ["list-data", "--db-url", "sqlite:///user_data/none.sqlite"],
+        "there is no liquidation store at sqlite:///user_data/none.sqlite",
+    ),
+    "another file as a store": (
+        ["list-data", "--db-url", "sqlite:///answer.json"],
+        "this file is something else",
+    ),
+    "not a database URL": (["list-data", "--db-url", "liquidations.sqlite"], "a database URL"),
+    "another database": (["list-data", "--db-url", "mysql://host/db"], "sqlite or postgresql"),
+    "missing folder": (
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+        + ["--db-url", "sqlite:///none/l.sqlite"],
+        "the folder none does not exist",
+    ),
+    "locked store": (
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+        + ["--db-url", "sqlite:///user_data/liquidations.sqlite?timeout=0.1"],
+        "database is locked; another process is writing to it; wait until it is done",
+    ),
+    "read-only store": (
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+        + ["--db-url", "sqlite:///file:user_data/liquidations.sqlite?mode=ro&uri=true"],
+        "readonly database; it can't be written; check the permissions",
+    ),
+    "bad timerange": (["show", "-p", PAIR, "--timerange", "yesterday"], "Incorrect syntax"),
+    "days of a simulation": (["simulate", "--timerange", "20240101-"], "a first and a last day"),
+    "sandbox without candles": (["sandbox", "--", "true"], "liquidations simulate"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_an_exit_code_and_an_unchanged_store(case, folder, stored, capsys):
+    (folder / "cut.json").write_text(json.dumps([PAGE])[:-9])
+    (folder / "page.json").write_text(json.dumps(PAGE))
+    markets = {"data": [{"instType": "SWAP", "instId": "ETH-USDT-SWAP", "uly": "ETH-USDT"}]}
+    markets["data"][0] |= {"ctType": "linear", "ctVal": "0.1", "ctMult": "1", "settleCcy": "USDT"}
+    (folder / "markets.json").write_text(json.dumps(markets))
+    with Store(stored) as store:
+        before = store.fingerprint()
+    arguments, message = BAD[case]
+    lock = _lock(folder) if case == "locked store" else None
+    try:
+        code = run(arguments)
+    finally:
+        if lock is not None:
+            lock.close()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ERROR")]
+    assert code == 2
+    assert len(errors) == 1
+    assert message in errors[0]
+    with Store(stored) as store:
+        assert store.fingerprint() == before
+    assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"min_coverag": 1}, 'unknown key "min_coverag"; did you mean "min_coverage"?'),
+        ({"exchanges": 3}, '"all" or a list of'),
+        ([], "must be an object"),
+    ],
+)
+def test_a_mistake_in_the_section_stops_every_command(section, message, folder, stored, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    config["liquidations"] = section
+    (folder / "config.json").write_text(json.dumps(config))
+    for words in (
+        ["show", "-p", PAIR],
+        ["list-data"],
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"],
+    ):
+        assert run(words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_newer_store_names_the_upgrade(stored, folder, capsys):
+    with sqlite3.connect(folder / "user_data/liquidations.sqlite") as connection:
+        connection.execute("UPDATE liq_meta SET value = ?", (SCHEMA_VERSION + 1,))
+    connection.close()
+    assert run(["list-data"]) == 2
+    assert "pip install --upgrade freqtrade-liquidations" in capsys.readouterr().err
+
+
+def test_without_a_config_file_an_exchange_must_be_named(stored, folder, capsys):
+    (folder / "config.json").unlink()
+    assert run(["list-data"]) == 0
+    assert run(["show", "-p", PAIR, "-t", "1h"]) == 2
+    assert "--exchange" in capsys.readouterr().err
+    lines, _ = show(capsys, "-p", PAIR, "-t", "1h", "--exchange", "binance")
+    assert lines[0] == HEADER
+
+
+def test_every_command_has_help(capsys):
+    assert run([]) == 2
+    overview = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in overview
+        with pytest.raises(SystemExit, match="0"):
+            run([command, "--help"])
+        text = capsys.readouterr().out
+        assert "--db-url" in text
+        assert "--userdir" in text
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("liquidations ")
+
+
+def test_freqtrades_parser_is_what_we_rest_on():
+    """Names with an underscore that a new Freqtrade may change; see LiquidationArguments."""
+    arguments = LiquidationArguments(["show", "-p", PAIR, "--timerange", "20240101-", "-v"])
+    args = arguments.get_parsed_arg()
+    assert args["pairs"] == [PAIR]
+    assert args["timerange"] == "20240101-"
+    assert args["verbosity"] == 1
+    assert isinstance(arguments.parser, argparse.ArgumentParser)
+    assert "config" in args
+    assert "user_data_dir" in args
+    assert "datadir" in args
+
+
+def test_output_into_a_closed_pipe_is_no_error(stored):
+    words = f"{sys.executable} -m liquidations show --format csv -p {PAIR} -t 1m | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words}"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == HEADER + "\n"
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_csv_parses_as_csv(stored, capsys):
+    lines, _ = show(capsys, "-p", PAIR, "-t", "1h")
+    rows = list(csv.reader(io.StringIO("\n".join(lines))))
+    assert {len(row) for row in rows} == {8}
