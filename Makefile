@@ -9,6 +9,7 @@ RECORDED ?= ../shared
 BIN := .venv/bin
 SIMULATED := user_data/simulated
 SIMULATED_DB := sqlite:///$(SIMULATED)/liquidations.sqlite
+PLOT := user_data/plot/freqtrade-plot-BTC_USDT_USDT-1h.html
 SIMULATED_RANGE := 20240105-20240229
 RECORDED_DB := sqlite:///user_data/recorded/liquidations.sqlite
 RECORDED_RANGE := 20240620-20240819
@@ -18,14 +19,15 @@ RECORDED_RANGE := 20240620-20240819
 demo: $(BIN)/.plot
 	$(BIN)/liquidations simulate
 	$(BIN)/liquidations sandbox --datadir $(SIMULATED)/data --db-url $(SIMULATED_DB) -- \
-		freqtrade plot-dataframe --no-color --datadir $(SIMULATED)/data -p BTC/USDT:USDT \
-		--timerange $(SIMULATED_RANGE)
+		freqtrade plot-dataframe --no-color --no-trades --datadir $(SIMULATED)/data -p BTC/USDT:USDT \
+		--timerange 20240205-20240220
+	sed 's|BTC.u002fUSDT:USDT|SIMULATED &|g' $(PLOT) > $(SIMULATED)/chart.html && rm $(PLOT)
 	$(BIN)/liquidations sandbox --datadir $(SIMULATED)/data --db-url $(SIMULATED_DB) -- \
 		freqtrade backtesting --no-color --datadir $(SIMULATED)/data --timerange $(SIMULATED_RANGE)
 	@echo
-	@echo "SIMULATED: 60 days of BTC, ETH and SOL were invented, liquidations and candles alike."
+	@echo "SIMULATED: 60 days of BTC, ETH and SOL were invented, candles and liquidations alike."
 	@echo "These trades say nothing about real markets."
-	@echo "Chart: user_data/plot/freqtrade-plot-BTC_USDT_USDT-1h.html"
+	@echo "Chart, to open in a browser: $(SIMULATED)/chart.html"
 
 recorded: $(BIN)/.plot
 	@test -d $(RECORDED)/data/coinalyze || { \

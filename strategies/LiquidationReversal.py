@@ -26,13 +26,13 @@ class LiquidationReversal(IStrategy):
 
     plot_config = {
         "subplots": {
-            "Liquidation imbalance": {
+            "Imbalance": {
                 "liq_imbalance": {"color": "#2962ff"},
                 "balance": {"color": "#9e9e9e"},
                 "extreme_long": {"color": "#d32f2f"},
                 "extreme_short": {"color": "#388e3c"},
             },
-            "Liquidations, USD": {
+            "Liquidated USD": {
                 "liq_long": {"color": "#d32f2f", "type": "bar"},
                 "liq_short": {"color": "#388e3c", "type": "bar"},
             },
