@@ -35,8 +35,10 @@ FLOORS = {
     "importer": 3,
     "markets": 3,
     "sandbox": 3,
+    "sandbox_server": 3,
     "inventory": 4,
     "provider": 4,
+    "__main__": 5,
     "cli": 5,
     "commands": 5,
 }

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, events_of
 
 from liquidations.cli import run as liquidations
 from liquidations.event import SIMULATED
-from liquidations.sandbox import environment, running
+from liquidations.sandbox_server import environment, running
 from liquidations.store import Store
 
 

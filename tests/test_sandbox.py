@@ -24,7 +24,7 @@ import pytest
 from freqtrade.data.history import get_datahandler
 from freqtrade.enums import CandleType
 
-from liquidations import sandbox
+from liquidations import sandbox, sandbox_server
 from liquidations.errors import LiquidationsError
 
 
@@ -119,7 +119,7 @@ def rows(frame: pd.DataFrame) -> list[list[float]]:
 
 def client(port: int) -> Any:
     """Make ccxt's Binance as Freqtrade would from the overrides."""
-    config = sandbox.freqtrade_overrides(port)["exchange"]["ccxt_config"]
+    config = sandbox_server.freqtrade_overrides(port)["exchange"]["ccxt_config"]
     options = {**config["options"], "defaultType": "swap"}
     return ccxt.binance({**config, "options": options, "enableRateLimit": False})
 
@@ -127,7 +127,7 @@ def client(port: int) -> Any:
 @pytest.fixture(scope="module")
 def binance(datadir: Path) -> Iterator[Any]:
     """Connect ccxt to a running sandbox."""
-    with sandbox.running(datadir) as port:
+    with sandbox_server.running(datadir) as port:
         exchange = client(port)
         exchange.load_markets()
         yield exchange
@@ -144,7 +144,7 @@ def background(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `run_command` in a process of its own, as the command line does."""
     code = (
-        "import json, sys; from pathlib import Path; from liquidations.sandbox import run_command\n"
+        "import json, sys; from pathlib import Path; from liquidations.sandbox_server import run_command\n"
         "d, command, settings = json.loads(sys.argv[1])\n"
         "sys.exit(run_command(Path(d), command, **settings))"
     )
@@ -397,7 +397,7 @@ def test_replay_of_too_little_says_so(datadir: Path) -> None:
 
 
 def test_only_loopback_is_bound_and_only_while_it_runs(datadir: Path) -> None:
-    with sandbox.running(datadir) as port:
+    with sandbox_server.running(datadir) as port:
         bound = {
             connection.laddr.ip
             for connection in psutil.Process().net_connections("inet")
@@ -410,9 +410,9 @@ def test_only_loopback_is_bound_and_only_while_it_runs(datadir: Path) -> None:
 
 def test_port_in_use(datadir: Path) -> None:
     with (
-        sandbox.running(datadir) as port,
+        sandbox_server.running(datadir) as port,
         pytest.raises(LiquidationsError, match=rf"port {port} .* in use.*--port"),
-        sandbox.running(datadir, port=port),
+        sandbox_server.running(datadir, port=port),
     ):
         pass
 
@@ -435,8 +435,8 @@ def test_nothing_to_serve(tmp_path: Path, datadir: Path) -> None:
 def test_commands_exit_codes_pass_through(datadir: Path, tmp_path: Path) -> None:
     for command in (["no-such-command", "x"], []):
         with pytest.raises(LiquidationsError, match="no such command"):
-            sandbox.run_command(datadir, command)
-    assert sandbox.run_command(datadir, [sys.executable, "-c", "raise SystemExit(7)"]) == 7
+            sandbox_server.run_command(datadir, command)
+    assert sandbox_server.run_command(datadir, [sys.executable, "-c", "raise SystemExit(7)"]) == 7
     log = tmp_path / "log"
     sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
     with background(datadir, sleeper, log) as process:
@@ -448,9 +448,9 @@ def test_commands_exit_codes_pass_through(datadir: Path, tmp_path: Path) -> None
 def test_environment_says_what_the_overrides_say(monkeypatch: pytest.MonkeyPatch) -> None:
     from freqtrade.configuration.environment_vars import environment_vars_to_dict
 
-    for name, value in sandbox.environment(8911).items():
+    for name, value in sandbox_server.environment(8911).items():
         monkeypatch.setenv(name, value)
-    assert environment_vars_to_dict() == sandbox.freqtrade_overrides(8911)
+    assert environment_vars_to_dict() == sandbox_server.freqtrade_overrides(8911)
 
 
 # ---- what Freqtrade sees ----
@@ -468,7 +468,7 @@ def bot(tmp_path: Path) -> Path:
 def test_download_data_brings_home_the_same_candles(datadir: Path, bot: Path) -> None:
     arguments = ["-c", bot / "config.json", "--userdir", bot, "-d", bot / "got"]
     arguments += ["-t", "5m", "1h", "--timerange", "20240802-20240803"]
-    code = sandbox.run_command(datadir, freqtrade("download-data", *arguments))
+    code = sandbox_server.run_command(datadir, freqtrade("download-data", *arguments))
     assert code == 0
     source, got = get_datahandler(datadir, "feather"), get_datahandler(bot / "got", "feather")
     for pair, timeframe, kind in [

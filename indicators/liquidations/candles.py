@@ -104,6 +104,11 @@ def candle_closes(opens: Ints, timeframe: str) -> Ints:
     return _month_starts(_months(opens) + count * (12 if unit == "y" else 1))
 
 
+def _add(position: np.ndarray, values: Floats, size: int) -> Floats:
+    """Sum values by position, in their order; of no values numpy would make integers."""
+    return np.bincount(position, values, size).astype(np.float64, copy=False)
+
+
 def to_bars(events: Events, period: int = MINUTE) -> Bars:
     """Sum events into bars of ``period`` ms; periods without an event have no bar."""
     start, position = np.unique(events.timestamp // period, return_inverse=True)
@@ -111,9 +116,9 @@ def to_bars(events: Events, period: int = MINUTE) -> Bars:
     for name, side in (("long", LONG), ("short", SHORT)):
         rows = events.side == side
         where, value = position[rows], events.value_usd[rows]
-        sums[name] = np.bincount(where, value, len(start))
-        sums[f"{name}_count"] = np.bincount(where, minlength=len(start)).astype(np.float64)
-        sums[f"{name}_squares"] = np.bincount(where, value * value, len(start))
+        sums[name] = _add(where, value, len(start))
+        sums[f"{name}_count"] = _add(where, np.ones(len(value)), len(start))
+        sums[f"{name}_squares"] = _add(where, value * value, len(start))
     return Bars(timestamp=start * period, **sums)
 
 
@@ -122,7 +127,7 @@ def add_bars(parts: Sequence[Bars]) -> Bars:
     bars = Bars.concat(parts)
     time, position = np.unique(bars.timestamp, return_inverse=True)
     sums: dict[str, np.ndarray] = {
-        name: np.bincount(position, array, len(time))
+        name: _add(position, array, len(time))
         for name, array in bars.arrays().items()
         if name != "timestamp"
     }
@@ -169,6 +174,8 @@ def serves(period: int, opens: Ints, closes: Ints) -> bool:
 def _is_grid(opens: Ints, closes: Ints) -> bool:
     """Tell whether the candles, of equal length but for months, follow each other without holes."""
     size, length = len(opens), closes[0] - opens[0]
+    if length >= 28 * DAY:  # months differ, and may add up to a grid by coincidence
+        return False
     return closes[-1] - opens[0] == size * length and closes[-1] - opens[-1] == length
 
 
@@ -187,7 +194,7 @@ def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
     position = _positions(time[rows], opens, closes)
     # Bars that fall between two candles of a frame with holes go to one bin too many.
     sums = [
-        np.bincount(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES
+        _add(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES
     ]
     long, short, long_count, short_count = (_keep(volume, coverage > 0) for volume in sums)
     return Candles(long, short, long_count, short_count, coverage)
@@ -227,7 +234,7 @@ def best_source(
     order = sorted(range(len(sources)), key=lambda i: sources[i].name)
     parts = [source_candles(sources[i], opens, closes) for i in order]
     if len(parts) == 1:
-        return parts[0], np.where(parts[0].coverage > 0, 0, -1)
+        return parts[0], (parts[0].coverage > 0) - 1
     coverage = _stack(parts, "coverage")
     periods = np.array([sources[i].period for i in order])
     fineness = np.searchsorted(np.sort(-periods), -periods)
@@ -266,8 +273,9 @@ def columns(
     """
     parts = list(exchanges.values())
     used = [(part.coverage >= min_coverage) & (part.coverage > 0) for part in parts]
-    enough = used[0] if len(parts) == 1 else np.sum(used, axis=0) >= min_exchanges
-    coverage = _stack(parts, "coverage").mean(axis=0) if len(parts) > 1 else parts[0].coverage
+    alone = len(parts) == min_exchanges == 1
+    enough = used[0] if alone else np.sum(used, axis=0) >= min_exchanges
+    coverage = parts[0].coverage if alone else _stack(parts, "coverage").mean(axis=0)
     sums = {name: _keep(_sum(parts, name, used), enough) for name in VOLUMES}
     result = _table(sums, coverage)
     if per_exchange:

@@ -54,7 +54,8 @@ CANDLE_COLUMNS = (
 
 # Sums of floats depend on their order, unless every term is a multiple of one power of two: then
 # additions are exact as long as the sum stays below 2**53 quanta, here 537 million USD a bar and
-# side. So bars are equal to the bit however events were batched, reordered or merged.
+# side. So volumes are equal to the bit however events were batched, reordered or merged. (Sums of
+# squares would need more bits than there are; they may differ in the last one.)
 USD_QUANTUM = 2.0**-24
 
 
@@ -89,8 +90,8 @@ class Columns:
             return cls(**{name: np.empty(0, dtype) for name, dtype in cls.dtypes().items()})
         return cls(
             **{
-                name: np.concatenate([getattr(part, name) for part in parts])
-                for name in cls.names()
+                name: np.concatenate([getattr(part, name) for part in parts], dtype=dtype)
+                for name, dtype in cls.dtypes().items()
             }
         )
 
@@ -157,7 +158,10 @@ def make_events(
 
     :raises LiquidationsError: on a time, price, amount or value that no liquidation can have.
     """
-    time = np.asarray(timestamp, dtype=np.int64)
+    try:
+        time = np.asarray(timestamp, dtype=np.int64)
+    except OverflowError as error:
+        raise LiquidationsError("a timestamp is far outside of what ms UTC can be") from error
     columns: dict[str, np.ndarray] = {
         "side": np.asarray(side, dtype=np.int8),
         "price": np.asarray(price, dtype=np.float64),

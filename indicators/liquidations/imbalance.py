@@ -18,7 +18,7 @@ def imbalance(long: Floats, short: Floats) -> Floats:
         NaN where nothing was liquidated (0/0 is not 0.5) or nothing was observed
     """
     total = long + short
-    return np.divide(long, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+    return long / np.where(total > 0, total, np.nan)
 
 
 def window_imbalance(long: pd.Series, short: pd.Series, window: int) -> pd.Series:
@@ -38,6 +38,8 @@ def window_imbalance(long: pd.Series, short: pd.Series, window: int) -> pd.Serie
     """
     if window < 1:
         raise LiquidationsError(f"window must be 1 candle or more, got {window}")
+    if not len(long):
+        return pd.Series(np.empty(0), index=long.index)
     # A running sum leaves residues where an exact 0 is due, so each window is summed afresh.
     sums = []
     for side in (long, short):

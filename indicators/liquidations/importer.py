@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,10 +50,15 @@ def find_files(paths: Iterable[Path]) -> list[tuple[Path, bool]]:
 
 
 def read_files(
-    files: Iterable[tuple[Path, bool]], source: str, options: Options, prices: Prices
+    files: Iterable[tuple[Path, bool]],
+    source: str,
+    options: Options,
+    prices: Prices,
+    pairs: Collection[str] = (),
 ) -> tuple[list[tuple[Path, Part]], list[Path]]:
     """Read files of one source, with all volumes in USD.
 
+    :param pairs: read only these; none means all
     :return: the parts in the order of the files, and the files of a folder that were passed over
         because they are another answer of the same vendor
     :raises LiquidationsError: on the first file that is not what the source gives.
@@ -63,8 +68,11 @@ def read_files(
     passed: list[Path] = []
     for file, named in files:
         try:
-            found = module.read(file.read_bytes(), options)
-            parts += [(file, _in_usd(part, prices)) for part in found]
+            parts += [
+                (file, _in_usd(part, prices))
+                for part in module.read(file.read_bytes(), options)
+                if not pairs or part.pair in pairs
+            ]
         except OSError as error:
             raise LiquidationsError(f"{file} can't be read: {error.strerror}") from error
         except OtherAnswer as error:
@@ -74,7 +82,10 @@ def read_files(
         except LiquidationsError as error:
             raise LiquidationsError(f"{file}: {error}") from error
     if not parts:
-        raise LiquidationsError(f"no liquidations of the source {source} in these files")
+        raise LiquidationsError(
+            f"no liquidations of {', '.join(pairs) or 'any pair'} from the source {source} in "
+            "these files"
+        )
     return parts, passed
 
 
@@ -109,9 +120,10 @@ def _in_usd(part: Part, prices: Prices) -> Part:
     there = np.append(opens, -1)[position] == bars.timestamp
     if not there.all():
         first, last = (format_time(time)[:10] for time in part.coverage[0])
+        missing = format_time(bars.timestamp[~there][0])
         raise LiquidationsError(
             f"{part.pair}: {int((~there).sum())} of {len(bars)} {timeframe} candles that tell the "
-            f"price are missing, the first is {format_time(bars.timestamp[~there][0])} UTC. Get them with: freqtrade "
+            f"price are missing, the first is {missing} UTC. Get them with: freqtrade "
             f"download-data --exchange {part.exchange} --trading-mode futures -p {part.pair} "
             f"-t {timeframe} --timerange {_shift(first, 0)}-{_shift(last, 1)}"
         )

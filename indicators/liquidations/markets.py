@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from liquidations.archives import parse_json
 from liquidations.errors import LiquidationsError
 from liquidations.exchanges.okx import Contract, contracts
 
 
-def okx_contracts(file: Path | None) -> dict[str, Contract]:
+def okx_contracts(
+    file: Path | None, ccxt_config: Mapping[str, Any] | None = None
+) -> dict[str, Contract]:
     """Return OKX's swaps by ``instId``.
 
     :param file: the exchange's answer to ``/api/v5/public/instruments?instType=SWAP``; None asks
         the exchange
+    :param ccxt_config: for the client that asks, for example a proxy
     :raises LiquidationsError: if the file is something else, or the exchange can't be reached.
     """
     if file is not None:
         return _from_file(file)
     import ccxt
 
-    exchange = ccxt.okx({"options": {"fetchMarkets": ["swap"]}})
+    swaps = {"options": {"fetchMarkets": {"types": ["swap"]}}}
+    exchange = ccxt.okx(ccxt.Exchange.deep_extend(ccxt_config or {}, swaps))
     try:
         markets = exchange.fetch_markets()
     except ccxt.BaseError as error:

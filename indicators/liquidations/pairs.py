@@ -17,6 +17,9 @@ from liquidations.errors import LiquidationsError
 _PAIR = re.compile(r"(?P<base>[^/:\s]+)/(?P<quote>[^/:\s]+):(?P<settle>[^/:\s-]+)")
 _MULTIPLIER = re.compile(r"(?:10{3,}|1M|k)(?=[A-Z])")
 
+# Hyperliquid's contracts of 1,000 coins, whose small k ccxt writes large: a K alone says nothing.
+_KILO = {f"K{name}" for name in ("BONK", "DOGS", "FLOKI", "LUNC", "NEIRO", "PEPE", "SHIB")}
+
 #: Among several linear contracts of one exchange the first of these quotes stands for the base.
 QUOTES = ("USDT", "USDC", "USD")
 
@@ -33,12 +36,13 @@ def _parts(pair: str) -> re.Match[str]:
 def base_of(pair: str) -> str:
     """Return the base asset of a pair without its multiplier.
 
-    >>> base_of("BTC/USDT:USDT"), base_of("1000SHIB/USDT:USDT"), base_of("kPEPE/USDC:USDC")
+    >>> base_of("BTC/USDT:USDT"), base_of("1000SHIB/USDT:USDT"), base_of("KPEPE/USDC:USDC")
     ('BTC', 'SHIB', 'PEPE')
 
     :raises LiquidationsError: if the pair is not written as a perpetual.
     """
-    return _MULTIPLIER.sub("", _parts(pair)["base"])
+    base = _parts(pair)["base"]
+    return base[1:] if base in _KILO else _MULTIPLIER.sub("", base)
 
 
 def is_inverse(pair: str) -> bool:

@@ -4,11 +4,10 @@ Freqtrade's unmodified command line (backtesting, hyperopt, the analyses, plot-d
 download-data, and ``trade`` in dry run) needs an exchange for its markets, candles and prices. The
 sandbox is one without internet: whatever pair has candles in the data folder is traded on it.
 
-`Sandbox` turns a request into an answer and knows no socket; `running` puts it on 127.0.0.1,
-`run_command` runs a command against it, `serve` leaves it open. Everything depends on
-`Sandbox.time_ms`, its clock: nothing that opens after it is ever served, and the candle in which it
-lies is served as far as it has come. With ``replay`` the recorded dates are shifted by whole days,
-so that the end of the data plays in real time.
+`Sandbox` turns a request into an answer and knows no socket (that is ``sandbox_server.py``).
+Everything depends on `Sandbox.time_ms`, its clock: nothing that opens after it is ever served, and
+the candle in which it lies is served as far as it has come. With ``replay`` the recorded dates are
+shifted by whole days, so that the end of the data plays in real time.
 
 What differs from Binance, knowingly: the open interest history is not cut after 30 days, the order
 book and the market rules are made up from the price, and there are no trades and no account.
@@ -18,26 +17,14 @@ and what ccxt 4.5 calls.
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import json
 import math
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from aiohttp import web
 from freqtrade.data.history import get_datahandler
 from freqtrade.enums import CandleType, TradingMode
 
@@ -45,7 +32,6 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Floats, Ints
 
 
-HOST = "127.0.0.1"
 HOUR = 60 * MINUTE
 INTERVALS = {
     **{f"{n}m": n * MINUTE for n in (1, 3, 5, 15, 30)},
@@ -62,18 +48,6 @@ COLUMNS = {
 # Where the price turns inside a candle, as shares of its time: a rising candle goes open, low,
 # high, close, a falling one open, high, low, close.
 TURNS = (0.0, 1 / 3, 2 / 3, 1.0)
-# The addresses of Binance's futures API by their names in ccxt. The private ones are among them so
-# that no request of a misconfigured bot reaches the real exchange.
-ADDRESSES = {
-    "fapiPublic": "/fapi/v1",
-    "fapiPublicV2": "/fapi/v2",
-    "fapiPublicV3": "/fapi/v3",
-    "fapiPrivate": "/fapi/v1",
-    "fapiPrivateV2": "/fapi/v2",
-    "fapiPrivateV3": "/fapi/v3",
-    "fapiData": "/futures/data",
-}
-
 Query = Mapping[str, str]
 
 
@@ -564,136 +538,3 @@ def select(times: Ints, query: Query, *, default: int, most: int) -> slice:
 def lines(times: Ints, values: Floats) -> Iterator[tuple[int, list[float]]]:
     """Pair times and rows as Python's own numbers, whose repr loses nothing."""
     return zip(times.tolist(), values.tolist(), strict=True)
-
-
-# ---- the server ----
-
-
-def application(sandbox: Sandbox) -> web.Application:
-    """Wrap a sandbox for aiohttp; websockets belong here, as further routes."""
-
-    async def get(request: web.Request) -> web.Response:
-        status, body = sandbox.answer(request.path, request.query)
-        return web.json_response(body, status=status)
-
-    app = web.Application()
-    app.router.add_get("/{path:.*}", get)
-    return app
-
-
-@contextmanager
-def running(datadir: Path, *, port: int = 0, **settings: Any) -> Iterator[int]:
-    """Run a sandbox on 127.0.0.1 in a daemon thread, for as long as the context lasts.
-
-    :param port: 0 takes any free one.
-    :param settings: those of `Sandbox`: ``pairs``, ``replay``, ``ahead_hours``, ...
-    :return: yields the port.
-    :raises LiquidationsError: when there is nothing to serve, or the port can't be had.
-    """
-    sandbox = Sandbox(datadir, **settings)
-    try:
-        listener = socket.create_server((HOST, port))
-    except (OSError, OverflowError) as e:
-        reason = "is in use" if getattr(e, "errno", 0) == errno.EADDRINUSE else f"fails: {e}"
-        raise LiquidationsError(
-            f"port {port} on {HOST} {reason}. Give another one with --port; 0 takes any free one"
-        ) from e
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="sandbox", daemon=True)
-    thread.start()
-    runner = web.AppRunner(application(sandbox), access_log=None, shutdown_timeout=1.0)
-
-    async def start() -> None:
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-
-    try:
-        asyncio.run_coroutine_threadsafe(start(), loop).result()
-        yield listener.getsockname()[1]
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-        listener.close()
-
-
-def serve(
-    datadir: Path, *, port: int = 8911, replay: bool = False, pairs: list[str] | None = None
-) -> None:
-    """Run a sandbox until Ctrl-C, and print the config that points Freqtrade at it."""
-    with running(datadir, port=port, replay=replay, pairs=pairs) as bound:
-        print(f"Sandbox on http://{HOST}:{bound}. A further --config for Freqtrade:", flush=True)
-        print(json.dumps(freqtrade_overrides(bound), indent=2), flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
-
-
-# ---- Freqtrade ----
-
-
-def freqtrade_overrides(port: int) -> dict[str, Any]:
-    """Give the config that points Freqtrade's Binance at the sandbox, always as a dry run."""
-    urls: dict[str, Any] = {n: f"http://{HOST}:{port}{path}" for n, path in ADDRESSES.items()}
-    urls["ws"] = {"linear": f"ws://{HOST}:{port}/ws"}
-    # ccxt takes a plain list for fetchMarkets too; {"types": [...]} can't pass the environment.
-    ccxt_config = {"urls": {"api": urls}, "options": {"fetchMarkets": ["linear"]}}
-    exchange = {"name": "binance", "only_from_ccxt": True, "ccxt_config": ccxt_config}
-    return {"dry_run": True, "exchange": exchange}
-
-
-def environment(port: int) -> dict[str, str]:
-    """Give `freqtrade_overrides` as variables that hold for any Freqtrade command under them.
-
-    Freqtrade keeps the case of the last key only, and reads lists but no objects
-    (configuration/environment_vars.py, 2026.9).
-    """
-    variables: dict[str, str] = {}
-
-    def flatten(value: Any, keys: list[str]) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                flatten(inner, [*keys, key])
-        else:
-            last = keys[-1] if "ccxt_config" in keys else keys[-1].upper()
-            name = "__".join(["FREQTRADE", *(key.upper() for key in keys[:-1]), last])
-            variables[name] = value if isinstance(value, str) else json.dumps(value)
-
-    flatten(freqtrade_overrides(port), [])
-    return variables
-
-
-def run_command(datadir: Path, command: list[str], *, port: int = 0, **settings: Any) -> int:
-    """Run a command, usually ``freqtrade ...``, against a sandbox of its own.
-
-    SIGTERM is passed on to the command; so is SIGINT, except in a terminal, which sends it to the
-    command itself.
-
-    :param settings: those of `Sandbox`.
-    :return: the command's exit code; 128 + the signal's number when a signal ended it.
-    :raises LiquidationsError: when there is nothing to serve, or no such command.
-    """
-    # The Freqtrade next to this Python counts even if its environment isn't activated.
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
-    program = shutil.which(command[0], path=path) if command else None
-    if program is None:
-        raise LiquidationsError(
-            f"no such command: {' '.join(command[:1]) or 'none was given'}. Name a program after "
-            "--, for example `liquidations sandbox -- freqtrade backtesting -c config.json`"
-        )
-    child: subprocess.Popen[bytes] | None = None
-
-    def forward(number: int, frame: object) -> None:
-        if child and not (number == signal.SIGINT and sys.stdin.isatty()):
-            child.send_signal(number)
-
-    with running(datadir, port=port, **settings) as bound:
-        # Before the start: a command behind a shell's & would inherit an ignored SIGINT.
-        previous = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            child = subprocess.Popen([program, *command[1:]], env=os.environ | environment(bound))
-            code = child.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-    return code if code >= 0 else 128 - code

@@ -41,22 +41,22 @@ def _read(data: bytes) -> dict[str, np.ndarray]:
 
 
 def pack_bars(bars: Bars) -> bytes:
-    """Pack bars; a column that is all NaN is left out, counts become 32-bit integers."""
-    arrays = {name: array for name, array in bars.arrays().items() if not np.isnan(array).all()}
-    for name in _COUNTS:
-        if name in arrays and not np.isnan(arrays[name]).any():
-            arrays[name] = arrays[name].astype(np.int32)
-    return _write(arrays, "lz4")
+    """Pack bars: their number, then all columns as float64, the times as differences."""
+    columns = bars.arrays() | {"timestamp": np.diff(bars.timestamp, prepend=0)}
+    block = np.stack(list(columns.values()), dtype=np.float64)
+    return len(bars).to_bytes(4, "little") + pa.compress(block, "lz4", asbytes=True)
 
 
-def unpack_bars(data: bytes) -> Bars:
-    """Return the bars that were packed."""
-    arrays = _read(data)
-    unknown = np.full(len(arrays["timestamp"]), np.nan)
-    for name in _COUNTS:
-        if name in arrays:
-            arrays[name] = arrays[name].astype(np.float64)
-    return Bars(**(dict.fromkeys(Bars.names(), unknown) | arrays))
+def unpack_bars(*segments: bytes) -> Bars:
+    """Return the bars that were packed into the segments, joined in their order."""
+    return Bars.concat([_unpack_bars(data) for data in segments])
+
+
+def _unpack_bars(data: bytes) -> Bars:
+    shape = len(Bars.names()), int.from_bytes(data[:4], "little")
+    values = pa.decompress(memoryview(data)[4:], 8 * shape[0] * shape[1], "lz4")
+    time, *sums = np.frombuffer(values, np.float64).reshape(shape)
+    return Bars(np.cumsum(time).astype(np.int64), *sums)
 
 
 def _derived(events: Events) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     for key in section:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            hint = f'; did you mean "{near[0]}"?' if near else "."
             allowed = ", ".join(name for name in KEYS if name != FINGERPRINT)
             raise LiquidationsError(
                 f'config section "{SECTION}": unknown key "{key}"{hint} Allowed: {allowed}'
@@ -98,7 +98,7 @@ def read_exchanges(value: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
     for name in names:
         if name not in EXCHANGES:
             near = difflib.get_close_matches(str(name), EXCHANGES, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            hint = f'; did you mean "{near[0]}"?' if near else "."
             raise LiquidationsError(
                 f'unknown exchange {name!r}{hint} Known: {", ".join(EXCHANGES)}, or "all"'
             )

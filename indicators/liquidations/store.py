@@ -20,7 +20,7 @@ import importlib.util
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -174,7 +174,7 @@ class Store:
                 self._create(connection)
         with self._transaction(write=False) as connection:
             version = self._version(connection)
-        if version > SCHEMA_VERSION:
+        if not 1 <= version <= SCHEMA_VERSION:
             raise LiquidationsError(
                 f"the store {self.shown} has schema version {version}, this program knows "
                 f"{SCHEMA_VERSION}: it was written by a newer freqtrade-liquidations. "
@@ -275,8 +275,7 @@ class Reader:
 
     def bars(self, series: Series, start: int, end: int) -> Bars:
         """Return the bars that begin in ``[start, end)`` ms, in order of time."""
-        parts = self._segments(series, series.period, start, end)
-        bars = Bars.concat([unpack_bars(data) for data in parts])
+        bars = unpack_bars(*self._segments(series, series.period, start, end))
         return bars.take(slice(*np.searchsorted(bars.timestamp, (start, end))))
 
     def events(self, series: Series, start: int, end: int) -> Events:
@@ -313,7 +312,7 @@ class Writer(Reader):
         Events that are stored already are left alone; so are a vendor's bars, also where the vendor
         says something else now (``revised`` counts them).
         """
-        series = self._series(exchange, pair, source, period)
+        series = self._series(exchange, pair, source, int(period))
         if isinstance(rows, Events):
             done, digest = self._insert_events(series, rows)
         else:
@@ -468,8 +467,10 @@ def _sqlite_connect(connection: Any, _: Any) -> None:
 def _sqlite_begin(connection: Connection) -> None:
     execute = connection.connection.cursor().execute
     if connection.get_execution_options().get("liquidations_write"):
-        # Readers go on while a writer works, and what was committed survives a power cut.
-        execute("PRAGMA journal_mode = WAL")
+        # Readers go on while a writer works, and what was committed survives a power cut. SQLite
+        # does not wait for a lock here: whoever holds it turns the log on, or the next writer.
+        with suppress(sqlite3.OperationalError):
+            execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
         execute("BEGIN IMMEDIATE")
     else:

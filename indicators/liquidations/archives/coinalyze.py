@@ -81,7 +81,7 @@ def _columns(history: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray
         time = np.array([int(row["t"]) for row in history], dtype=np.int64)
         long = np.array([float(row["l"]) for row in history])
         short = np.array([float(row["s"]) for row in history])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise LiquidationsError(
             f"a row lacks a readable t, l or s ({error!r}); the first is {first!r}. {_SHAPE}"
         ) from error

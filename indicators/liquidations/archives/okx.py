@@ -11,6 +11,7 @@ that a page's time range was empty, so nothing outside is known.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -46,21 +47,23 @@ def read(data: bytes, options: Options) -> list[Part]:
                 f"OKX answered with the error {page.get('code')!r}: {page.get('msg')!r}; "
                 "fetch this page again"
             )
+        details: dict[str, list[Any]] = defaultdict(list)
         for group in page["data"]:
             if not isinstance(group, dict) or not isinstance(group.get("details"), list):
                 raise OtherAnswer(f"this is another answer of OKX; {_SHAPE}")
-            contract = contracts.get(group.get("instId", ""))
-            if contract is None:
+            details[str(group.get("instId"))] += group["details"]
+        for name, rows in details.items():
+            if name not in contracts:
                 raise LiquidationsError(
-                    f"the size of a contract of {group.get('instId')!r} is unknown; known: "
+                    f"the size of a contract of {name!r} is unknown; known: "
                     f"{', '.join(sorted(contracts)) or 'none'}. Give it with --markets FILE, or "
                     "leave --markets away to ask the exchange"
                 )
-            events[group["instId"]].append(orders(group["details"], contract))
+            events[name].append(orders(rows, contracts[name]))
     parts = []
     for name, found in events.items():
-        rows = Events.concat(found)
-        if len(rows):
-            span = np.array([[rows.timestamp.min(), rows.timestamp.max() + 1]])
-            parts.append(Part("okx", contracts[name].pair, "okx", rows, span))
+        whole = Events.concat(found)
+        if len(whole):
+            span = np.array([[whole.timestamp.min(), whole.timestamp.max() + 1]])
+            parts.append(Part("okx", contracts[name].pair, "okx", whole, span))
     return parts

@@ -29,6 +29,7 @@ HELP = "Import recorded liquidations from files."
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
     """Add the command's arguments."""
+    arguments.options(parser, "pairs")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Files or folders.")
     parser.add_argument(
         "--source", required=True, metavar="SOURCE", help=f"One of {', '.join(ARCHIVES)}."
@@ -54,15 +55,21 @@ def run(args: dict[str, Any]) -> int:
     from liquidations.markets import okx_contracts
     from liquidations.store import Store
 
-    config = load_config(args)
+    config = load_config({**args, "pairs": None})
     db_url = store_url(config)
     period = timeframe_ms(args["timeframe"]) if args.get("timeframe") else None
-    options = Options(args.get("unit"), period, lambda: okx_contracts(args.get("markets")))
+    exchange = config["exchange"]
+    ccxt_config = exchange.get("ccxt_config", {}) if exchange.get("name") == "okx" else {}
+    options = Options(
+        args.get("unit"), period, lambda: okx_contracts(args.get("markets"), ccxt_config)
+    )
     progress = console(stderr=True)
     files = track(
         find_files(args["files"]), "Reading", console=progress, disable=not progress.is_terminal
     )
-    parts, passed = read_files(files, args["source"], options, _prices(config))
+    parts, passed = read_files(
+        files, args["source"], options, _prices(config), args.get("pairs") or ()
+    )
     with Store(db_url, create=True) as store:
         done = write_parts(store, parts)
         shown = store.shown

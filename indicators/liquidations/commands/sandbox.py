@@ -6,7 +6,7 @@ import os
 from argparse import REMAINDER, ArgumentParser
 from typing import TYPE_CHECKING, Any
 
-from liquidations.commands.common import load_config, say
+from liquidations.commands.common import load_config
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
 
 def run(args: dict[str, Any]) -> int:
     """Serve until interrupted, or as long as a command runs; return its exit code."""
-    from liquidations.sandbox import freqtrade_overrides, run_command, serve
+    from liquidations.sandbox_server import run_command, serve
 
     config = load_config({**args, "pairs": None})
     command = args["run"][1:] if args["run"][:1] == ["--"] else args["run"]
@@ -50,7 +50,5 @@ def run(args: dict[str, Any]) -> int:
             # Freqtrade reads its configuration from the environment, too.
             os.environ["FREQTRADE__LIQUIDATIONS__DB_URL"] = args["db_url"]
         return run_command(config["datadir"], command, port=args.get("port") or 0, **options)
-    port = args.get("port") or DEFAULT_PORT
-    say(f"Point Freqtrade at it with this in a config file: {freqtrade_overrides(port)}")
-    serve(config["datadir"], port=port, **options)
+    serve(config["datadir"], port=args.get("port") or DEFAULT_PORT, **options)
     return 0

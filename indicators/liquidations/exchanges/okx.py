@@ -49,14 +49,18 @@ def contracts(instruments: Sequence[Mapping[str, Any]]) -> dict[str, Contract]:
             continue
         try:
             base, quote = row["uly"].split("-")
+            settle, name = str(row["settleCcy"]), str(row["instId"])
             inverse = {"linear": False, "inverse": True}[row["ctType"]]
             size = float(row["ctVal"]) * float(row["ctMult"])
-        except (KeyError, ValueError) as error:
+            if not (base and quote and settle and name and 0 < size < float("inf")):
+                raise ValueError("a field is empty or zero")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LiquidationsError(
-                f"the instrument {row.get('instId')!r} lacks a readable uly, ctType, ctVal or "
-                "ctMult; give the data of OKX's /api/v5/public/instruments?instType=SWAP"
+                f"the instrument {row.get('instId')!r} lacks a readable instId, uly, settleCcy, "
+                "ctType, ctVal or ctMult; give the data of OKX's "
+                "/api/v5/public/instruments?instType=SWAP"
             ) from error
-        found[row["instId"]] = Contract(f"{base}/{quote}:{row['settleCcy']}", size, inverse)
+        found[name] = Contract(f"{base}/{quote}:{settle}", size, inverse)
     return found
 
 
@@ -70,7 +74,7 @@ def orders(details: Sequence[Mapping[str, Any]], contract: Contract) -> Events:
         side = [_SIDE[row["side"]] for row in details]
         price = np.array([float(row["bkPx"]) for row in details])
         contracts_ = np.array([float(row["sz"]) for row in details])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise LiquidationsError(
             f"not a liquidation order of OKX ({error!r}): expected ts, side (buy or sell), bkPx, sz"
         ) from error

@@ -1,0 +1,169 @@
+"""Put a sandbox on 127.0.0.1, and point Freqtrade's commands at it. Floor 3.
+
+The exchange itself is ``sandbox.py``; this is its socket, and the configuration that makes
+Freqtrade's Binance dial it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from liquidations.errors import LiquidationsError
+from liquidations.sandbox import Sandbox
+
+
+HOST = "127.0.0.1"
+
+# The addresses of Binance's futures API by their names in ccxt. The private ones are among them so
+# that no request of a misconfigured bot reaches the real exchange.
+ADDRESSES = {
+    "fapiPublic": "/fapi/v1",
+    "fapiPublicV2": "/fapi/v2",
+    "fapiPublicV3": "/fapi/v3",
+    "fapiPrivate": "/fapi/v1",
+    "fapiPrivateV2": "/fapi/v2",
+    "fapiPrivateV3": "/fapi/v3",
+    "fapiData": "/futures/data",
+}
+
+
+def application(sandbox: Sandbox) -> web.Application:
+    """Wrap a sandbox for aiohttp; websockets belong here, as further routes."""
+
+    async def get(request: web.Request) -> web.Response:
+        status, body = sandbox.answer(request.path, request.query)
+        return web.json_response(body, status=status)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", get)
+    return app
+
+
+@contextmanager
+def running(datadir: Path, *, port: int = 0, **settings: Any) -> Iterator[int]:
+    """Run a sandbox on 127.0.0.1 in a daemon thread, for as long as the context lasts.
+
+    :param port: 0 takes any free one.
+    :param settings: those of `Sandbox`: ``pairs``, ``replay``, ``ahead_hours``, ...
+    :return: yields the port.
+    :raises LiquidationsError: when there is nothing to serve, or the port can't be had.
+    """
+    sandbox = Sandbox(datadir, **settings)
+    try:
+        listener = socket.create_server((HOST, port))
+    except (OSError, OverflowError) as e:
+        reason = "is in use" if getattr(e, "errno", 0) == errno.EADDRINUSE else f"fails: {e}"
+        raise LiquidationsError(
+            f"port {port} on {HOST} {reason}. Give another one with --port; 0 takes any free one"
+        ) from e
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="sandbox", daemon=True)
+    thread.start()
+    runner = web.AppRunner(application(sandbox), access_log=None, shutdown_timeout=1.0)
+
+    async def start() -> None:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+
+    try:
+        asyncio.run_coroutine_threadsafe(start(), loop).result()
+        yield listener.getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        listener.close()
+
+
+def serve(
+    datadir: Path, *, port: int = 8911, replay: bool = False, pairs: list[str] | None = None
+) -> None:
+    """Run a sandbox until Ctrl-C, and print the config that points Freqtrade at it."""
+    with running(datadir, port=port, replay=replay, pairs=pairs) as bound:
+        print(f"Sandbox on http://{HOST}:{bound}. A further --config for Freqtrade:", flush=True)
+        print(json.dumps(freqtrade_overrides(bound), indent=2), flush=True)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+def freqtrade_overrides(port: int) -> dict[str, Any]:
+    """Give the config that points Freqtrade's Binance at the sandbox, always as a dry run."""
+    urls: dict[str, Any] = {n: f"http://{HOST}:{port}{path}" for n, path in ADDRESSES.items()}
+    urls["ws"] = {"linear": f"ws://{HOST}:{port}/ws"}
+    # ccxt takes a plain list for fetchMarkets too; {"types": [...]} can't pass the environment.
+    ccxt_config = {"urls": {"api": urls}, "options": {"fetchMarkets": ["linear"]}}
+    exchange = {"name": "binance", "only_from_ccxt": True, "ccxt_config": ccxt_config}
+    return {"dry_run": True, "exchange": exchange}
+
+
+def environment(port: int) -> dict[str, str]:
+    """Give `freqtrade_overrides` as variables that hold for any Freqtrade command under them.
+
+    Freqtrade keeps the case of the last key only, and reads lists but no objects
+    (configuration/environment_vars.py, 2026.9).
+    """
+    variables: dict[str, str] = {}
+
+    def flatten(value: Any, keys: list[str]) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                flatten(inner, [*keys, key])
+        else:
+            last = keys[-1] if "ccxt_config" in keys else keys[-1].upper()
+            name = "__".join(["FREQTRADE", *(key.upper() for key in keys[:-1]), last])
+            variables[name] = value if isinstance(value, str) else json.dumps(value)
+
+    flatten(freqtrade_overrides(port), [])
+    return variables
+
+
+def run_command(datadir: Path, command: list[str], *, port: int = 0, **settings: Any) -> int:
+    """Run a command, usually ``freqtrade ...``, against a sandbox of its own.
+
+    SIGTERM is passed on to the command; so is SIGINT, except in a terminal, which sends it to the
+    command itself.
+
+    :param settings: those of `Sandbox`.
+    :return: the command's exit code; 128 + the signal's number when a signal ended it.
+    :raises LiquidationsError: when there is nothing to serve, or no such command.
+    """
+    # The Freqtrade next to this Python counts even if its environment isn't activated.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    program = shutil.which(command[0], path=path) if command else None
+    if program is None:
+        raise LiquidationsError(
+            f"no such command: {' '.join(command[:1]) or 'none was given'}. Name a program after "
+            "--, for example `liquidations sandbox -- freqtrade backtesting -c config.json`"
+        )
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, frame: object) -> None:
+        if child and not (number == signal.SIGINT and sys.stdin.isatty()):
+            child.send_signal(number)
+
+    with running(datadir, port=port, **settings) as bound:
+        # Before the start: a command behind a shell's & would inherit an ignored SIGINT.
+        previous = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            child = subprocess.Popen([program, *command[1:]], env=os.environ | environment(bound))
+            code = child.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

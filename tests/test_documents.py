@@ -1,0 +1,159 @@
+"""Every command and example of the documents is run, and their tables match the code."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, utc
+
+from liquidations.archives import ARCHIVES
+from liquidations.cli import COMMANDS
+from liquidations.sandbox_server import environment, running
+from liquidations.settings import FINGERPRINT, KEYS
+
+
+DOCUMENTS = [REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
+README = DOCUMENTS[0].read_text()
+
+# What can't be run inside the tests, and what runs it instead.
+ELSEWHERE = {
+    "make test": "this is it",
+    "pip install .": "tests/test_package.py",
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Return the commands of all documents in their order, without their comments."""
+    lines = [
+        shlex.join(shlex.split(line, comments=True)) if "'" not in line else line
+        for document in DOCUMENTS
+        for block in blocks(document.read_text(), "sh")
+        for line in block.splitlines()
+    ]
+    return [line for line in dict.fromkeys(lines) if line]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder as the README's reader has one: a config, candles, answers of the vendors."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copy(REPOSITORY / "config.json", folder)
+    shutil.copytree(REPOSITORY / "strategies", folder / "strategies")
+    (folder / "user_data").mkdir()
+    run("liquidations simulate -t 1h --timerange 20240715-20240817", folder, os.environ)
+    shutil.copytree(folder / "user_data/simulated/data", folder / "user_data/data/binance")
+    shutil.rmtree(folder / "user_data/simulated")
+    random = np.random.default_rng(8)
+    hours = range(utc("2024-07-15") // 1000, utc("2024-08-17") // 1000, 3600)
+    answer = [
+        {
+            "symbol": f"{base}USDT_PERP.A",
+            "history": [
+                {"t": hour, "l": float(long), "s": float(short)}
+                for hour, long, short in zip(hours, *random.pareto(1, (2, len(hours))), strict=True)
+            ],
+        }
+        for base in ("BTC", "ETH", "SOL")
+    ]
+    (folder / "BTCUSDT_PERP.A-1hour.json").write_text(json.dumps(answer))
+    answers = Path(__file__).parent / "answers"
+    instrument = {"instId": "BTC-USDT-SWAP", "instType": "SWAP", "uly": "BTC-USDT"}
+    instrument |= {"ctType": "linear", "ctVal": "0.01", "ctMult": "1", "settleCcy": "USDT"}
+    (folder / "instruments.json").write_text(json.dumps({"code": "0", "data": [instrument]}))
+    order = {"bkPx": "60000", "side": "sell", "sz": "2", "ts": "1722826800000"}
+    page = {"code": "0", "data": [{"instId": "BTC-USDT-SWAP", "details": [order]}]}
+    (folder / "liquidation-orders.json").write_text(json.dumps(page))
+    assert answers.is_dir()
+    return folder
+
+
+def run(command: str, folder: Path, env, allowed=(0,)) -> str:
+    """Run a line of a document as it stands, with this Python's scripts in the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env={**env, "PATH": path}, capture_output=True,
+        text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode in allowed, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def test_make_commands(recorded, tmp_path):
+    env = os.environ | {"COLUMNS": "200"}
+    printed = run("make demo", REPOSITORY, env)
+    assert "Result for strategy LiquidationReversal" in printed
+    assert "SIMULATED" in printed
+    chart = (REPOSITORY / "user_data/simulated/chart.html").read_text()
+    assert "SIMULATED BTC" in chart
+    printed = run(f"make recorded RECORDED={recorded}", REPOSITORY, env)
+    long, short = re.search(r"Long / Short trades\s+│\s+(\d+) / (\d+)", printed).groups()
+    assert int(long) > 0
+    assert int(short) > 0
+    # The goal depends on the machine's mood; that every case was measured does not.
+    assert "bench: " in run("make bench", REPOSITORY, env, allowed=(0, 2))
+
+
+def test_every_other_command_of_the_documents_runs(folder):
+    made = [line for line in commands() if line.startswith("make ")]
+    assert {line.split()[1] for line in made} == {"demo", "test", "recorded", "bench"}
+    with running(folder / "user_data/data/binance") as port:
+        for command in commands():
+            if command not in made and command not in ELSEWHERE:
+                env = os.environ | {"COLUMNS": "200"}
+                if command.startswith("freqtrade"):
+                    env |= environment(port)
+                printed = run(command, folder, env)
+                assert "Traceback" not in printed
+    assert "2024-08-05 03:00" in run(
+        "liquidations show -p BTC/USDT:USDT -t 1h --timerange 20240805-20240806", folder, os.environ
+    )
+
+
+def test_the_readmes_strategy_runs_as_it_stands(folder):
+    (code,) = blocks(README, "python")
+    (folder / "strategies" / "MyStrategy.py").write_text(code)
+    words = "freqtrade backtesting -c config.json --strategy MyStrategy"
+    run("liquidations import-data --source coinalyze --unit usd *.A-1hour.json", folder, os.environ)
+    with running(folder / "user_data/data/binance") as port:
+        env = os.environ | environment(port) | {"COLUMNS": "200"}
+        printed = run(f"{words} --timerange 20240725-20240815", folder, env)
+    assert "Result for strategy MyStrategy" in printed
+    assert "reload" not in printed
+
+
+def test_the_readmes_tables_match_the_code():
+    section = json.loads("{" + blocks(README, "json")[0] + "}")
+    keys = set(KEYS) - {FINGERPRINT}
+    assert set(section["liquidations"]) == keys
+    first_cells = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert keys | set(ARCHIVES) <= first_cells
+
+
+def test_commands_named_in_a_text_exist():
+    for document in [*DOCUMENTS, REPOSITORY / "CHANGELOG.md"]:
+        for word in re.findall(r"`liquidations ([\w-]+)", document.read_text()):
+            assert word in COMMANDS, f"{document.name}: liquidations {word}"
+    for command in COMMANDS:
+        assert command in README
+
+
+def test_links_and_pictures_of_the_documents_exist():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (REPOSITORY / target).exists(), f"{document.name}: {target}"
+
+
+def test_commands_that_run_elsewhere_are_still_documented():
+    assert set(ELSEWHERE) <= set(commands())
