@@ -13,8 +13,9 @@ from liquidations.markets import okx_contracts
 
 
 # The answer of /api/v5/public/instruments, cut to two rows: 0.01 BTC, and 100 USD, a contract.
-COMMON = {"instType": "SWAP", "state": "live", "alias": "", "expTime": "", "listTime": "1573557408000",
-          "lotSz": "1", "minSz": "1", "tickSz": "0.1", "lever": "100", "stk": "", "optType": "",
+COMMON = {"instType": "SWAP", "state": "live", "alias": "", "expTime": "",
+          "listTime": "1573557408000", "lotSz": "1", "minSz": "1", "tickSz": "0.1",
+          "lever": "100", "stk": "", "optType": "",
           "baseCcy": "", "quoteCcy": "", "maxLmtSz": "100000000", "maxMktSz": "85000"}  # fmt: skip
 ROWS = [
     COMMON | {"instId": "BTC-USDT-SWAP", "uly": "BTC-USDT", "instFamily": "BTC-USDT",

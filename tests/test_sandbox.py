@@ -144,7 +144,8 @@ def background(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `run_command` in a process of its own, as the command line does."""
     code = (
-        "import json, sys; from pathlib import Path; from liquidations.sandbox_server import run_command\n"
+        "import json, sys; from pathlib import Path\n"
+        "from liquidations.sandbox_server import run_command\n"
         "d, command, settings = json.loads(sys.argv[1])\n"
         "sys.exit(run_command(Path(d), command, **settings))"
     )

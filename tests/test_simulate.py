@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from liquidations.errors import LiquidationsError
 from liquidations.event import LONG, MINUTE, SHORT, Events, make_events
 from liquidations.simulate import (

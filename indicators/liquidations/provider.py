@@ -389,17 +389,19 @@ def explain_nothing(
         spans = {series: reader.coverage(series) for series in everything}
     known = [span for span in spans.values() if len(span)]
     inside = {
-        series: bool(covered_share(span, opens[:1], closes[-1:])[0]) for series, span in spans.items()
+        series: covered_share(span, opens[:1], closes[-1:])[0] > 0
+        for series, span in spans.items()
     }
     if not any(inside.values()):
         have = "nothing"
         if known:
             first, last = min(span[0, 0] for span in known), max(span[-1, 1] for span in known)
             have = f"only {format_time(first)} to {format_time(last)}"
+        start, end = format_time(opens[0]), format_time(closes[-1])
         raise LiquidationsError(
             f"no liquidations of {pair} are stored for {', '.join(settings.exchanges)} from "
-            f"{format_time(opens[0])} to {format_time(closes[-1])}, {have}. Choose a --timerange within, "
-            "or get more with: liquidations import-data --source ... FILES"
+            f"{start} to {end}, {have}. Choose a --timerange within, or get more with: "
+            "liquidations import-data --source ... FILES"
         )
     if coverage.any():
         return (

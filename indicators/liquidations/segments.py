@@ -2,8 +2,8 @@
 
 A segment is an Arrow IPC stream, so that any Arrow reader can open one. Bars, which every backtest
 reads, are compressed with LZ4 (read 3 times faster than Zstandard, 30 % larger); events, which are
-many and seldom read, with Zstandard. What follows from the rest is not stored: an event's key, its USD value (price × amount) and its time of
-receipt, when it has none of its own.
+many and seldom read, with Zstandard. What follows from the rest is not stored: an event's key, its
+USD value (price × amount) and its time of receipt, when it has none of its own.
 """
 
 from __future__ import annotations
