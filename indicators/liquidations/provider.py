@@ -200,7 +200,7 @@ def find(reader: Reader, pair: str, settings: Settings) -> Matched:
 
 
 _providers: dict[tuple[int, str], LiquidationProvider] = {}
-_warned: set[tuple[str, ...]] = set()
+_warned: set[str] = set()
 _registry = threading.Lock()
 
 
@@ -213,12 +213,13 @@ def provider_of(db_url: str) -> LiquidationProvider:
         return _providers[key]
 
 
-def _warn_once(*key: str) -> None:
+def _warn_once(message: str, key: str = "") -> None:
+    """Log a message once; with a key, once of its kind, whatever the times in its text."""
     with _registry:
-        if key in _warned:
+        if (key or message) in _warned:
             return
-        _warned.add(key)
-    logger.warning(key[-1])
+        _warned.add(key or message)
+    logger.warning(message)
 
 
 def prepare_liquidations(config: dict[str, Any]) -> None:
@@ -297,7 +298,8 @@ def add_liquidations(
         except LiquidationsError as error:
             if not live:
                 raise
-            _warn_once(name, f"no liquidations for {name}, the columns are NaN: {error}")
+            message = f"no liquidations for {name}, the columns are NaN: {error}"
+            _warn_once(message, key=f"no liquidations for {name}")
             table = _unobserved(settings, len(opens), per_exchange)
     except LiquidationsError as error:
         raise OperationalException(str(error)) from error
@@ -389,8 +391,7 @@ def explain_nothing(
         spans = {series: reader.coverage(series) for series in everything}
     known = [span for span in spans.values() if len(span)]
     inside = {
-        series: covered_share(span, opens[:1], closes[-1:])[0] > 0
-        for series, span in spans.items()
+        series: covered_share(span, opens[:1], closes[-1:])[0] > 0 for series, span in spans.items()
     }
     if not any(inside.values()):
         have = "nothing"
