@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import bars_of, events_of, same_bits, utc
+from conftest import events_of, same_bits, utc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,16 +91,13 @@ def test_nothing_comes_back_as_nothing():
     same_bits(unpack_bars(pack_bars(Bars.concat([]))), Bars.concat([]))
 
 
-def test_any_arrow_reader_can_open_a_segment():
+def test_any_arrow_reader_can_open_a_segment_of_events():
     events = events_of((NOW, "short", 7.0), (NOW + 1, "long", 5.0))
     with pa.ipc.open_stream(pack_events(events)) as reader:
         found = reader.read_all()
     assert found.column("timestamp").to_pylist() == [NOW, NOW + 1]
     assert found.column("side").to_pylist() == [1, 0]
     assert found.column("amount").to_pylist() == [7.0, 5.0]
-    bars = bars_of((NOW, 1.0, 2.0))
-    with pa.ipc.open_stream(pack_bars(bars)) as reader:
-        assert reader.read_all().column("short").to_pylist() == [2.0]
 
 
 def test_a_segment_that_was_cut_off_is_never_read_as_less():

@@ -193,9 +193,7 @@ def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
     rows = slice(*np.searchsorted(time, (opens[0], closes[-1])))
     position = _positions(time[rows], opens, closes)
     # Bars that fall between two candles of a frame with holes go to one bin too many.
-    sums = [
-        _add(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES
-    ]
+    sums = [_add(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES]
     long, short, long_count, short_count = (_keep(volume, coverage > 0) for volume in sums)
     return Candles(long, short, long_count, short_count, coverage)
 

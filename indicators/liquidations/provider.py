@@ -37,7 +37,7 @@ from liquidations.candles import (
     format_time,
 )
 from liquidations.errors import LiquidationsError
-from liquidations.event import Floats, Ints, covered_share
+from liquidations.event import SIMULATED, Floats, Ints, covered_share
 from liquidations.pairs import base_of, match
 from liquidations.settings import (
     FINGERPRINT,
@@ -146,12 +146,7 @@ class LiquidationProvider:
         :raises LiquidationsError: if nothing is stored of it.
         """
         with self.store.read() as reader:
-            spans = [
-                reader.coverage(series)
-                for contracts in find(reader, pair, settings).values()
-                for several in contracts.values()
-                for series in several
-            ]
+            spans = [reader.coverage(one) for one in all_series(find(reader, pair, settings))]
         known = [span for span in spans if len(span)]
         if not known:
             raise LiquidationsError(_nothing_stored(pair, settings))
@@ -167,8 +162,8 @@ class LiquidationProvider:
                 with self._lock:
                     self._cache.move_to_end(series.id, last=True)
                 return source
-        bars = reader.bars(series, start, end)
-        source = Source(series.source, series.period, bars, reader.coverage(series))
+        held = reader.bars_and_coverage(series, start, end)
+        source = Source(series.source, series.period, *held)
         with self._lock:
             self._cache[series.id] = ((series.digest, start, end), source)
             self._cache.move_to_end(series.id)
@@ -197,6 +192,13 @@ def find(reader: Reader, pair: str, settings: Settings) -> Matched:
         names = match(pair, [one.pair for one in own], inverse=settings.inverse)
         matched[exchange] = {name: [one for one in own if one.pair == name] for name in names}
     return matched
+
+
+def all_series(matched: Matched) -> list[Series]:
+    """List the series of what was matched."""
+    return [
+        one for contracts in matched.values() for series in contracts.values() for one in series
+    ]
 
 
 _providers: dict[tuple[int, str], LiquidationProvider] = {}
@@ -305,18 +307,24 @@ def add_liquidations(
         raise OperationalException(str(error)) from error
     if suffix:
         table = {f"{column}_{suffix}": array for column, array in table.items()}
-    if again := [column for column in dataframe.columns.tolist() if column in table]:
+    names = dataframe.columns.tolist()
+    if again := [column for column in names if column in table]:
         dataframe = dataframe.drop(columns=again)
+        names = dataframe.columns.tolist()
     # One concat is faster than seven insertions, and leaves no fragmented frame. pandas takes
     # longer to join two lists of names than to copy the numbers, so it is given the joined one.
-    added = pd.DataFrame(dict(enumerate(table.values())), index=dataframe.index, copy=False)
+    # Short columns are copied into one block, which costs pandas less than to handle them singly.
+    arrays = list(table.values())
+    data = np.stack(arrays).T if len(dataframe) < 10_000 else dict(enumerate(arrays))
+    added = pd.DataFrame(data, index=dataframe.index, copy=False)
     joined = pd.concat([dataframe, added], axis=1, ignore_index=True)
-    joined.columns = _names((*dataframe.columns.tolist(), *table)).copy()
+    joined.columns = _names((*names, *table)).copy()
     return joined
 
 
 @lru_cache(maxsize=64)
 def _names(columns: tuple[str, ...]) -> pd.Index:
+    """Return an index of names; copy it, or who names it names it for all frames."""
     return pd.Index(columns)
 
 
@@ -360,6 +368,8 @@ def _table(
     table, matched = provider_of(settings.db_url).columns(
         pair, opens, timeframe, settings, per_exchange=per_exchange
     )
+    if any(one.source == SIMULATED for one in all_series(matched)):
+        _warn_once("SIMULATED: the liquidations in this store are invented")
     if np.all(np.isnan(table["liq_total"])):
         warning = explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
         _warn_once(warning)
@@ -378,12 +388,7 @@ def explain_nothing(
 
     :raises LiquidationsError: if nothing is stored of the pair, or nothing of the time.
     """
-    everything = [
-        series
-        for contracts in matched.values()
-        for several in contracts.values()
-        for series in several
-    ]
+    everything = all_series(matched)
     if not everything:
         raise LiquidationsError(_nothing_stored(pair, settings))
     closes = candle_closes(opens, timeframe)

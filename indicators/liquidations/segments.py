@@ -1,9 +1,12 @@
 """Pack columns of events or bars into compressed bytes and back. Floor 1, no database.
 
-A segment is an Arrow IPC stream, so that any Arrow reader can open one. Bars, which every backtest
-reads, are compressed with LZ4 (read 3 times faster than Zstandard, 30 % larger); events, which are
-many and seldom read, with Zstandard. What follows from the rest is not stored: an event's key, its
-USD value (price × amount) and its time of receipt, when it has none of its own.
+Events, which are many and seldom read, are an Arrow IPC stream, compressed with Zstandard. What
+follows from the rest is not stored: an event's key, its USD value (price × amount) and its time of
+receipt, when it has none of its own.
+
+Bars, which every backtest reads, are one block of float64, a row for each column, compressed with
+LZ4: as small as an Arrow stream of them and read twice as fast. Before it stands the number of bars
+in 4 bytes, little-endian; the first row, the times, holds differences, the first one from 1970.
 """
 
 from __future__ import annotations
@@ -16,15 +19,13 @@ import pyarrow as pa
 from liquidations.event import Bars, Events, identity, round_usd
 
 
-_COUNTS = ("long_count", "short_count")
-
 # Threads cost more than they save on buffers of this size.
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def _write(arrays: dict[str, np.ndarray], compression: str) -> bytes:
+def _write(arrays: dict[str, np.ndarray]) -> bytes:
     batch = pa.record_batch({name: pa.array(array) for name, array in arrays.items()})
-    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
@@ -41,7 +42,7 @@ def _read(data: bytes) -> dict[str, np.ndarray]:
 
 
 def pack_bars(bars: Bars) -> bytes:
-    """Pack bars: their number, then all columns as float64, the times as differences."""
+    """Pack bars that are in order of time."""
     columns = bars.arrays() | {"timestamp": np.diff(bars.timestamp, prepend=0)}
     block = np.stack(list(columns.values()), dtype=np.float64)
     return len(bars).to_bytes(4, "little") + pa.compress(block, "lz4", asbytes=True)
@@ -73,7 +74,7 @@ def pack_events(events: Events) -> bytes:
     for name, derived in _derived(events).items():
         if np.array_equal(arrays[name], derived):
             del arrays[name]
-    return _write(arrays, "zstd")
+    return _write(arrays)
 
 
 def unpack_events(data: bytes) -> Events:

@@ -19,7 +19,7 @@ import hashlib
 import importlib.util
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +111,13 @@ _SEGMENTS_OF = (
     )
     .order_by(SEGMENT.c.start)
 )
+# Rows of both kinds: a segment has data, an interval has an end.
+_SEGMENTS_AND_COVERAGE_OF = sa.union_all(
+    _SEGMENTS_OF.order_by(None).with_only_columns(
+        SEGMENT.c.start, sa.null().label("end"), SEGMENT.c.data
+    ),
+    _COVERAGE_OF.order_by(None).add_columns(sa.null()),
+).order_by("start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +217,10 @@ class Store:
             with self._engine.connect() as connection:
                 if write:
                     connection.execution_options(liquidations_write=True)
-                with connection.begin():
-                    yield connection
+                # The first statement begins; closing rolls back what was not committed.
+                yield connection
+                if write:
+                    connection.commit()
         except sa.exc.DBAPIError as error:
             raise LiquidationsError(_explain(error.orig, self.shown)) from error
         except sqlite3.Error as error:
@@ -257,32 +266,27 @@ class Reader:
 
     def coverage(self, series: Series) -> Ints:
         """Return the intervals in which the series was observed."""
-        rows = self._connection.execute(_COVERAGE_OF, {"of_id": series.id}).all()
-        return np.array([tuple(row) for row in rows], dtype=np.int64).reshape(-1, 2)
-
-    def _segments(self, series: Series, period: int, start: int, end: int) -> list[bytes]:
-        # int(): the driver would bind a numpy integer as bytes, which match nothing.
-        found = self._connection.execute(
-            _SEGMENTS_OF,
-            {
-                "of_id": series.id,
-                "of_period": period,
-                "after": int(start) - _span(period),
-                "before": int(end),
-            },
-        )
-        return list(found.scalars())
+        return _intervals(self._connection.execute(_COVERAGE_OF, {"of_id": series.id}))
 
     def bars(self, series: Series, start: int, end: int) -> Bars:
         """Return the bars that begin in ``[start, end)`` ms, in order of time."""
-        bars = unpack_bars(*self._segments(series, series.period, start, end))
-        return bars.take(slice(*np.searchsorted(bars.timestamp, (start, end))))
+        found = self._connection.execute(_SEGMENTS_OF, _within(series, series.period, start, end))
+        return _between(unpack_bars(*found.scalars()), start, end)
+
+    def bars_and_coverage(self, series: Series, start: int, end: int) -> tuple[Bars, Ints]:
+        """Return both by one statement, which costs a good deal less than two."""
+        rows = self._connection.execute(
+            _SEGMENTS_AND_COVERAGE_OF, _within(series, series.period, start, end)
+        ).all()
+        bars = unpack_bars(*(row.data for row in rows if row.end is None))
+        coverage = _intervals(row[:2] for row in rows if row.end is not None)
+        return _between(bars, start, end), coverage
 
     def events(self, series: Series, start: int, end: int) -> Events:
         """Return the single events of ``[start, end)`` ms, in order of time and key."""
-        parts = self._segments(series, EVENTS, start, end)
-        events = Events.concat([unpack_events(data) for data in parts])
-        return events.take(slice(*np.searchsorted(events.timestamp, (start, end))))
+        found = self._connection.execute(_SEGMENTS_OF, _within(series, EVENTS, start, end))
+        events = Events.concat([unpack_events(data) for data in found.scalars()])
+        return _between(events, start, end)
 
     def counts(self) -> dict[tuple[int, int], int]:
         """Count what is stored, by series id and period (0 = events)."""
@@ -292,6 +296,22 @@ class Reader:
             )
         )
         return {(series, period): int(count) for series, period, count in rows}
+
+
+def _within(series: Series, period: int, start: int, end: int) -> dict[str, int]:
+    """Name the segments that reach into ``[start, end)``, as the parameters of a statement."""
+    # int(): the driver would bind a numpy integer as bytes, which match nothing.
+    after, before = int(start) - _span(period), int(end)
+    return {"of_id": series.id, "of_period": period, "after": after, "before": before}
+
+
+def _between(rows: Rows, start: int, end: int) -> Rows:
+    """Cut rows, which are in order of time, to ``[start, end)``."""
+    return rows.take(slice(*np.searchsorted(rows.timestamp, (start, end))))
+
+
+def _intervals(rows: Iterable[Sequence[int]]) -> Ints:
+    return np.array([tuple(row) for row in rows], dtype=np.int64).reshape(-1, 2)
 
 
 class Writer(Reader):

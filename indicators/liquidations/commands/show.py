@@ -51,7 +51,7 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
 
 def run(args: dict[str, Any]) -> int:
     """Print one row for each candle of the timerange, observed or not."""
-    from liquidations.provider import explain_nothing, provider_of
+    from liquidations.provider import all_series, explain_nothing, provider_of
 
     config = load_config(args)
     settings = load_settings(args, config)
@@ -66,22 +66,14 @@ def run(args: dict[str, Any]) -> int:
     table, matched = provider.columns(
         pair, opens, timeframe, settings, per_exchange=args["per_exchange"]
     )
-    warning = ""
-    if np.all(np.isnan(table["liq_total"])):
-        if not any(matched.values()):
-            explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
-        _print(opens, table, args["format"], pair)
-        warning = explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
-        say(f"WARNING: {warning}")
-    else:
-        _print(opens, table, args["format"], pair)
-    if any(
-        one.source == SIMULATED
-        for contracts in matched.values()
-        for series in contracts.values()
-        for one in series
-    ):
+    simulated = any(one.source == SIMULATED for one in all_series(matched))
+    if any(matched.values()):
+        _print(opens, table, args["format"], f"SIMULATED {pair}" if simulated else pair)
+    if simulated:
         say("SIMULATED: these liquidations are invented")
+    if np.all(np.isnan(table["liq_total"])):
+        nothing = explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
+        say(f"WARNING: {nothing}")
     return 0
 
 
@@ -113,7 +105,7 @@ def _opens(
     return opens
 
 
-def _print(opens: np.ndarray, table: dict[str, np.ndarray], form: str, pair: str) -> None:
+def _print(opens: np.ndarray, table: dict[str, np.ndarray], form: str, title: str) -> None:
     frame = pd.DataFrame(table)
     dates = np.datetime_as_string(opens.astype("datetime64[ms]"), unit="s")
     frame.insert(0, "date", [f"{date}+00:00" for date in dates])
@@ -124,13 +116,13 @@ def _print(opens: np.ndarray, table: dict[str, np.ndarray], form: str, pair: str
         json.dump(rows, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        _print_table(frame, pair)
+        _print_table(frame, title)
 
 
-def _print_table(frame: pd.DataFrame, pair: str) -> None:
+def _print_table(frame: pd.DataFrame, title: str) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{pair}, USD; - is unknown", title_justify="left")
+    table = Table(title=f"{title}, USD; - is unknown", title_justify="left")
     for name in frame.columns:
         table.add_column(name.removeprefix("liq_"), justify="left" if name == "date" else "right")
     for row in frame.itertuples(index=False):
