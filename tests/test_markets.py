@@ -94,3 +94,5 @@ def test_import_asks_the_exchange_of_the_config(port, tmp_path, monkeypatch, cap
         assert capsys.readouterr().out.splitlines()[1].split(",")[1:-1] == values
     assert run(["import-data", "--source", "okx", "page.json", "-p", "ETH/USDT:USDT"]) == 2
     assert "no liquidations of ETH/USDT:USDT" in capsys.readouterr().err
+    assert run(["import-data", "--source", "okx", "page.json", "--exchange", "bybit"]) == 2
+    assert "no liquidations of any pair on bybit" in capsys.readouterr().err

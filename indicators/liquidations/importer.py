@@ -12,6 +12,7 @@ from liquidations.archives import Options, Part, archive
 from liquidations.candles import format_period, format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
 from liquidations.event import Bars, Floats, Ints
+from liquidations.exchanges import EXCHANGES
 from liquidations.store import Inserted, Store
 
 
@@ -55,10 +56,12 @@ def read_files(
     options: Options,
     prices: Prices,
     pairs: Collection[str] = (),
+    exchanges: Collection[str] = EXCHANGES,
 ) -> tuple[list[tuple[Path, Part]], list[Path]]:
     """Read files of one source, with all volumes in USD.
 
     :param pairs: read only these; none means all
+    :param exchanges: read only these
     :return: the parts in the order of the files, and the files of a folder that were passed over
         because they are another answer of the same vendor
     :raises LiquidationsError: on the first file that is not what the source gives.
@@ -71,7 +74,7 @@ def read_files(
             parts += [
                 (file, _in_usd(part, prices))
                 for part in module.read(file.read_bytes(), options)
-                if not pairs or part.pair in pairs
+                if part.exchange in exchanges and (not pairs or part.pair in pairs)
             ]
         except OSError as error:
             raise LiquidationsError(f"{file} can't be read: {error.strerror}") from error
@@ -83,8 +86,8 @@ def read_files(
             raise LiquidationsError(f"{file}: {error}") from error
     if not parts:
         raise LiquidationsError(
-            f"no liquidations of {', '.join(pairs) or 'any pair'} from the source {source} in "
-            "these files"
+            f"no liquidations of {', '.join(pairs) or 'any pair'} on {', '.join(exchanges)} from "
+            f"the source {source} in these files"
         )
     return parts, passed
 

@@ -14,10 +14,12 @@ from liquidations.commands.common import (
     add_timeframe,
     console,
     load_config,
+    load_settings,
     say,
     store_url,
 )
 from liquidations.event import Events
+from liquidations.exchanges import EXCHANGES
 
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ HELP = "Import recorded liquidations from files."
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    arguments.options(parser, "pairs")
+    arguments.options(parser, "pairs", "exchange")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Files or folders.")
     parser.add_argument(
         "--source", required=True, metavar="SOURCE", help=f"One of {', '.join(ARCHIVES)}."
@@ -63,12 +65,13 @@ def run(args: dict[str, Any]) -> int:
     options = Options(
         args.get("unit"), period, lambda: okx_contracts(args.get("markets"), ccxt_config)
     )
+    chosen = load_settings(args, config).exchanges if args.get("exchange") else EXCHANGES
     progress = console(stderr=True)
     files = track(
         find_files(args["files"]), "Reading", console=progress, disable=not progress.is_terminal
     )
     parts, passed = read_files(
-        files, args["source"], options, _prices(config), args.get("pairs") or ()
+        files, args["source"], options, _prices(config), args.get("pairs") or (), chosen
     )
     with Store(db_url, create=True) as store:
         done = write_parts(store, parts)
