@@ -16,19 +16,20 @@ class LiquidationReversal(IStrategy):
     INTERFACE_VERSION = 3
     timeframe = "1h"
     can_short = True
-    startup_candle_count = 72
+    startup_candle_count = 80
     minimal_roi = {"0": 0.1}
     stoploss = -0.05
 
     extreme = DecimalParameter(0.7, 0.95, default=0.8, decimals=2, space="buy")
     quantile = DecimalParameter(0.5, 0.95, default=0.8, decimals=2, space="buy")
     window = IntParameter(24, 72, default=48, space="buy", optimize=False)
+    balance = DecimalParameter(0.02, 0.2, default=0.05, decimals=2, space="sell")
 
     plot_config = {
         "subplots": {
             "Imbalance": {
                 "liq_imbalance": {"color": "#2962ff"},
-                "balance": {"color": "#9e9e9e"},
+                "midpoint": {"color": "#9e9e9e"},
                 "extreme_long": {"color": "#d32f2f"},
                 "extreme_short": {"color": "#388e3c"},
             },
@@ -45,7 +46,7 @@ class LiquidationReversal(IStrategy):
 
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
-        dataframe["balance"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
+        dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
         return dataframe
 
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
@@ -58,7 +59,7 @@ class LiquidationReversal(IStrategy):
 
     def populate_exit_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         ratio = dataframe["liq_imbalance"]
-        balanced = ratio.between(0.45, 0.55)
+        balanced = (ratio - 0.5).abs() <= self.balance.value
         dataframe.loc[balanced | (ratio < 1 - self.extreme.value), "exit_long"] = 1
         dataframe.loc[balanced | (ratio > self.extreme.value), "exit_short"] = 1
         return dataframe

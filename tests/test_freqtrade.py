@@ -169,7 +169,7 @@ def test_lookahead_analysis_catches_a_loader_that_peeks(market, tmp_path):
 
 def test_recursive_analysis_finds_no_variance_and_no_lookahead(market):
     printed = market.freqtrade(
-        "recursive-analysis", "--timerange", TIMERANGE, "--startup-candle", "72", "100", "150",
+        "recursive-analysis", "--timerange", TIMERANGE, "--startup-candle", "80", "100", "150",
         "-p", PAIRS[0],
     )  # fmt: skip
     assert "No variance on indicator(s) found" in printed
@@ -180,7 +180,7 @@ def test_plot_shows_the_imbalance_below_the_candles(market):
     market.freqtrade("plot-dataframe", "--timerange", TIMERANGE, "-p", PAIRS[0])
     page = (market.userdir / "plot" / "freqtrade-plot-BTC_USDT_USDT-1h.html").read_text()
     names = set(re.findall(r'"name":"(\w+)"', page))
-    assert {"liq_imbalance", "balance", "extreme_long", "extreme_short", "liq_long"} <= names
+    assert {"liq_imbalance", "midpoint", "extreme_long", "extreme_short", "liq_long"} <= names
 
 
 def test_recorded_months_trade_both_ways(market, recorded, tmp_path):

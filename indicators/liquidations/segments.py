@@ -11,11 +11,14 @@ in 4 bytes, little-endian; the first row, the times, holds differences, the firs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from liquidations.errors import LiquidationsError
 from liquidations.event import Bars, Events, identity, round_usd
 
 
@@ -41,6 +44,17 @@ def _read(data: bytes) -> dict[str, np.ndarray]:
     }
 
 
+@contextmanager
+def _damage_explained() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, StopIteration) as error:  # what pyarrow and numpy raise on damage
+        raise LiquidationsError(
+            f"a part of the store is damaged ({error!r}); restore a copy of it, or delete it and "
+            "import again"
+        ) from error
+
+
 def pack_bars(bars: Bars) -> bytes:
     """Pack bars that are in order of time."""
     columns = bars.arrays() | {"timestamp": np.diff(bars.timestamp, prepend=0)}
@@ -50,7 +64,8 @@ def pack_bars(bars: Bars) -> bytes:
 
 def unpack_bars(*segments: bytes) -> Bars:
     """Return the bars that were packed into the segments, joined in their order."""
-    return Bars.concat([_unpack_bars(data) for data in segments])
+    with _damage_explained():
+        return Bars.concat([_unpack_bars(data) for data in segments])
 
 
 def _unpack_bars(data: bytes) -> Bars:
@@ -79,7 +94,8 @@ def pack_events(events: Events) -> bytes:
 
 def unpack_events(data: bytes) -> Events:
     """Return the events that were packed, in the same order."""
-    arrays = _read(data)
+    with _damage_explained():
+        arrays = _read(data)
     missing = [name for name in Events.names() if name not in arrays]
     if missing:
         blank: dict[str, Any] = dict.fromkeys(missing)
