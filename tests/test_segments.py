@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import bars_of, events_of, same_bits
+from conftest import bars_of, events_of, same_bits, utc
 from hypothesis import given
 from hypothesis import strategies as st
 
