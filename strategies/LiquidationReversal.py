@@ -7,7 +7,7 @@ of that side. No edge is promised: measure it on your data before you trade it.
 from freqtrade.strategy import DecimalParameter, IntParameter, IStrategy
 from pandas import DataFrame
 
-from liquidations import add_liquidations, high_volume, prepare_liquidations
+from liquidations import add_liquidations, extreme, high_volume, prepare_liquidations
 
 
 class LiquidationReversal(IStrategy):
@@ -51,15 +51,14 @@ class LiquidationReversal(IStrategy):
 
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         high = high_volume(dataframe["liq_total"], self.window.value, self.quantile.value)
-        longs_flushed = dataframe["liq_imbalance"] > self.extreme.value
-        shorts_flushed = dataframe["liq_imbalance"] < 1 - self.extreme.value
-        dataframe.loc[high & longs_flushed, "enter_long"] = 1
-        dataframe.loc[high & shorts_flushed, "enter_short"] = 1
+        side = extreme(dataframe["liq_imbalance"], self.extreme.value)
+        dataframe.loc[high & (side > 0), "enter_long"] = 1
+        dataframe.loc[high & (side < 0), "enter_short"] = 1
         return dataframe
 
     def populate_exit_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
-        ratio = dataframe["liq_imbalance"]
-        balanced = (ratio - 0.5).abs() <= self.balance.value
-        dataframe.loc[balanced | (ratio < 1 - self.extreme.value), "exit_long"] = 1
-        dataframe.loc[balanced | (ratio > self.extreme.value), "exit_short"] = 1
+        side = extreme(dataframe["liq_imbalance"], self.extreme.value)
+        balanced = (dataframe["liq_imbalance"] - 0.5).abs() <= self.balance.value
+        dataframe.loc[balanced | (side < 0), "exit_long"] = 1
+        dataframe.loc[balanced | (side > 0), "exit_short"] = 1
         return dataframe

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, utc
 
+import liquidations
 from liquidations.archives import ARCHIVES
 from liquidations.cli import COMMANDS
 from liquidations.sandbox_server import environment, running
@@ -121,7 +122,13 @@ def test_every_other_command_of_the_documents_runs(folder):
 
 
 def test_the_readmes_strategy_runs_as_it_stands(folder):
-    (code,) = blocks(README, "python")
+    code, readings = blocks(README, "python")
+    call = "return add_liquidations(self, dataframe, metadata)"
+    assert call in code
+    # The second example stands inside populate_indicators.
+    first, *lines = readings.strip().splitlines()
+    body = "\n        ".join(["dataframe = add_liquidations(self, dataframe, metadata)", *lines])
+    code = f"{first}\n{code.replace(call, body + chr(10) + '        return dataframe')}"
     (folder / "strategies" / "MyStrategy.py").write_text(code)
     words = "freqtrade backtesting -c config.json --strategy MyStrategy"
     run("liquidations import-data --source coinalyze --unit usd *.A-1hour.json", folder, os.environ)
@@ -138,6 +145,8 @@ def test_the_readmes_tables_match_the_code():
     assert set(section["liquidations"]) == keys
     first_cells = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
     assert keys | set(ARCHIVES) <= first_cells
+    readings = set(liquidations.__all__) - {"add_liquidations", "prepare_liquidations"}
+    assert readings <= first_cells
 
 
 def test_commands_named_in_a_text_exist():

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import liquidations
+from liquidations import signals
 from liquidations.errors import LiquidationsError
 from liquidations.signals import high_volume
 
@@ -76,5 +78,187 @@ def test_no_candles_give_no_signals():
     ("window", "threshold"), [(1, 0.5), (0, 0.5), (5, -0.1), (5, 80), (5, NAN)]
 )
 def test_bad_arguments_are_named(window, threshold):
-    with pytest.raises(LiquidationsError, match=f"window must be.*got {window} and {threshold}"):
+    with pytest.raises(LiquidationsError, match=r"(window|threshold) must be .*, got "):
         high_volume(pd.Series([1.0]), window, threshold)
+
+
+# --- the readings that have a side ---------------------------------------------------------------
+#
+# One drawn example. "." is a candle without a ratio (nothing liquidated, or not observed).
+#
+#  candle          0     1     2     3     4     5     6     7     8     9    10    11
+RATIO = [float(x) if x != "." else NAN for x in
+        [".50", ".90", ".", ".30", ".10", ".10", ".50", ".", ".95", ".", ".05", ".60"]]  # fmt: skip
+HAND = {
+    #  above .8, below .2
+    "extreme": [0, 1, 0, 0, -1, -1, 0, 0, 1, 0, -1, 0],
+    #  clear of .45 … .55: 1 long, 3 short, 8 long, 10 short, 11 long
+    "shift": [0, 0, 0, -1, 0, 0, 0, 0, 1, 0, -1, 1],
+    #  1 → 4 is three candles, 5 → 8 three, 8 → 10 two
+    "flip": [0, 0, 0, 0, -1, 0, 0, 0, 1, 0, -1, 0],
+    #  within .4 … .6: 0 (after nothing), 6 after the shorts' extreme 5, 11 after the shorts' 10
+    "return_to_balance": [0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1],
+}
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_readings_of_the_drawn_example(name):
+    assert getattr(signals, name)(pd.Series(RATIO)).tolist() == HAND[name]
+
+
+def test_the_age_of_what_came_before_is_bounded():
+    ratio = pd.Series([0.9, NAN, NAN, 0.1])
+    assert signals.flip(ratio, max_age=3).tolist() == [0, 0, 0, -1]
+    assert signals.flip(ratio, max_age=2).tolist() == [0, 0, 0, 0]
+    assert signals.shift(pd.Series([0.9, 0.1]), max_age=1).tolist() == [0, -1]
+    balanced = pd.Series([0.9, NAN, 0.5])
+    assert signals.return_to_balance(balanced, max_age=2).tolist() == [0, 0, 1]
+    assert signals.return_to_balance(balanced, max_age=1).tolist() == [0, 0, 0]
+
+
+def crash() -> pd.DataFrame:
+    """Draw 20 quiet candles of a true range of 2, a fall of 5, and a rise of 5."""
+    close = [100.0] * 20 + [95.0, 100.0]
+    frame = pd.DataFrame({"close": close})
+    frame["open"] = frame["close"].shift(1, fill_value=100.0)
+    frame["high"] = frame[["open", "close"]].max(axis=1) + 1
+    frame["low"] = frame[["open", "close"]].min(axis=1) - 1
+    frame["liq_long"] = [10.0] * 20 + [99.0, 1.0]
+    frame["liq_short"] = [10.0] * 20 + [1.0, 99.0]
+    return with_ratio(frame)
+
+
+def with_ratio(frame: pd.DataFrame) -> pd.DataFrame:
+    frame["liq_total"] = frame["liq_long"] + frame["liq_short"]
+    frame["liq_imbalance"] = frame["liq_long"] / frame["liq_total"].where(frame["liq_total"] > 0)
+    return frame
+
+
+def test_capitulation_needs_the_extreme_the_volume_and_the_move():
+    frame = crash()
+    # The range before the fall is 2, so 5 are 2.5 ranges; after it (13 × 2 + 7) / 14 = 2.357: 2.12.
+    prices = frame["high"], frame["low"], frame["close"]
+    assert signals.sharp_move(*prices, threshold=2.4).tolist() == [0.0] * 20 + [1, 0]
+    assert signals.sharp_move(*prices, threshold=2.1).tolist() == [0.0] * 20 + [1, -1]
+    assert signals.capitulation(frame, volume_window=10).tolist() == [0.0] * 20 + [1, -1]
+    for change in (
+        {"liq_imbalance": 0.7},  # no extreme
+        {"liq_total": 20.0},  # no more than usual
+        {"close": 100.0},  # no move
+        {"liq_imbalance": 0.1},  # the move is in favour of those who were hit
+        {"liq_total": NAN},  # not observed
+    ):
+        changed = frame.copy()
+        for column, value in change.items():
+            changed.loc[20, column] = value
+        assert signals.capitulation(changed, volume_window=10)[20] == 0, change
+
+
+def test_fragile_is_an_extreme_without_a_new_price_extreme():
+    frame = pd.DataFrame(
+        {
+            "low": [10.0, 9.0, 9.5, 8.0, 8.5],
+            "high": [12.0, 11.0, 11.5, 10.0, 12.5],
+            "liq_imbalance": [0.5, 0.9, 0.9, 0.9, 0.05],
+        }
+    )
+    # Over two candles: 2 keeps above 9, 3 falls below 9, 4's high exceeds 11.5 and 10.
+    assert signals.fragile(frame, window=2).tolist() == [0, 0, 1, 0, 0]
+    frame.loc[4, "high"] = 11.0
+    assert signals.fragile(frame, window=2).tolist() == [0, 0, 1, 0, -1]
+
+
+def test_consistency_counts_candles_and_not_dollars():
+    # Of the last three: long, none, short, short → candle 4 has two of three, both short.
+    ratio = pd.Series([0.9, 0.6, NAN, 0.4, 0.1])
+    expected = [NAN, 1.0, 1.0, 0.0, -1.0]
+    np.testing.assert_array_equal(signals.consistency(ratio, window=3), expected)
+
+
+def drawn(data) -> pd.DataFrame:
+    """Draw a frame of candles, some of them without liquidations or unobserved."""
+    size = data.draw(st.integers(1, 60))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.01, size)))
+    frame = pd.DataFrame({"close": close, "open": np.append(100.0, close[:-1])})
+    frame["high"] = frame[["open", "close"]].max(axis=1) * (1 + random.random(size) / 100)
+    frame["low"] = frame[["open", "close"]].min(axis=1) * (1 - random.random(size) / 100)
+    # Whole dollars, so that long / total and 1 - short / total lie on the same side of a bound.
+    for side in ("liq_long", "liq_short"):
+        values = np.floor(random.pareto(0.7, size) * 3)
+        frame[side] = np.where(random.random(size) < 0.3, 0.0, values)
+    frame.loc[random.random(size) < 0.2, ["liq_long", "liq_short"]] = NAN
+    return with_ratio(frame)
+
+
+READINGS = {
+    "extreme": lambda f: signals.extreme(f["liq_imbalance"], 0.77),
+    "shift": lambda f: signals.shift(f["liq_imbalance"], 0.057, 5),
+    "flip": lambda f: signals.flip(f["liq_imbalance"], 0.77, 4),
+    "return_to_balance": lambda f: signals.return_to_balance(f["liq_imbalance"], 0.77, 0.123, 5),
+    "pressure": lambda f: signals.pressure(f["liq_long"], f["liq_short"], 3, 0.613),
+    "sharp_move": lambda f: signals.sharp_move(f["high"], f["low"], f["close"], 0.7, 5),
+    "capitulation": lambda f: signals.capitulation(f, 0.77, 6, 0.5, 0.5, 5),
+    "fragile": lambda f: signals.fragile(f, 0.77, 4),
+    "consistency": lambda f: signals.consistency(f["liq_imbalance"], 4),
+    "high_volume": lambda f: signals.high_volume(f["liq_total"], 5),
+}
+
+
+def test_the_contract_knows_every_reading():
+    public = {
+        name
+        for name, value in vars(signals).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == signals.__name__
+    }
+    assert public == set(READINGS)
+    assert public <= set(liquidations.__all__)
+
+
+@pytest.mark.parametrize("name", READINGS)
+@given(st.data())
+def test_every_reading_keeps_the_contract(name, data):
+    frame, read = drawn(data), READINGS[name]
+    before = frame.copy(deep=True)
+    result = read(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    pd.testing.assert_index_equal(result.index, frame.index)
+    assert result.dtype == (bool if name == "high_volume" else np.float64)
+    # Later candles change nothing.
+    length = data.draw(st.integers(1, len(frame)))
+    pd.testing.assert_series_equal(read(frame.iloc[:length]), result.iloc[:length])
+    # An unobserved candle says nothing, whatever lies around it.
+    if name not in ("sharp_move", "consistency"):
+        assert not result[frame["liq_total"].isna()].any()
+    if name != "consistency":
+        assert result.notna().all()
+
+
+@pytest.mark.parametrize("name", sorted(set(READINGS) - {"high_volume"}))
+@given(st.data())
+def test_swapping_the_sides_and_the_price_mirrors_every_reading(name, data):
+    frame = drawn(data)
+    mirrored = frame.copy()
+    mirrored[["liq_long", "liq_short"]] = frame[["liq_short", "liq_long"]].to_numpy()
+    for column, other in (("high", "low"), ("low", "high"), ("open", "open"), ("close", "close")):
+        mirrored[column] = 300 - frame[other]
+    with_ratio(mirrored)
+    pd.testing.assert_series_equal(-READINGS[name](mirrored), READINGS[name](frame) + 0.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda f: signals.extreme(f["liq_imbalance"], 0.4),
+        lambda f: signals.shift(f["liq_imbalance"], hysteresis=0.6),
+        lambda f: signals.flip(f["liq_imbalance"], max_age=0),
+        lambda f: signals.return_to_balance(f["liq_imbalance"], band=-0.1),
+        lambda f: signals.pressure(f["liq_long"], f["liq_short"], window=0),
+        lambda f: signals.fragile(f, window=0),
+        lambda f: signals.sharp_move(f["high"], f["low"], f["close"], threshold=-1),
+        lambda f: signals.consistency(f["liq_imbalance"], window=0),
+    ],
+)
+def test_arguments_out_of_range_are_refused(wrong):
+    with pytest.raises(LiquidationsError, match=r"must be .*got"):
+        wrong(crash())

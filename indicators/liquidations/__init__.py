@@ -17,27 +17,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from liquidations.imbalance import window_imbalance
     from liquidations.provider import add_liquidations, prepare_liquidations
-    from liquidations.signals import high_volume
+    from liquidations.signals import (
+        capitulation,
+        consistency,
+        extreme,
+        flip,
+        fragile,
+        high_volume,
+        pressure,
+        return_to_balance,
+        sharp_move,
+        shift,
+    )
 
 __all__ = [
     "add_liquidations",
+    "capitulation",
+    "consistency",
+    "extreme",
+    "flip",
+    "fragile",
     "high_volume",
     "prepare_liquidations",
+    "pressure",
+    "return_to_balance",
+    "sharp_move",
+    "shift",
     "window_imbalance",
 ]
 
 _HOME = {
     "add_liquidations": "provider",
-    "high_volume": "signals",
     "prepare_liquidations": "provider",
     "window_imbalance": "imbalance",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    found = getattr(import_module(f"{__name__}.{_HOME.get(name, 'signals')}"), name)
     globals()[name] = found
     return found
 

@@ -1,10 +1,91 @@
-"""Readings of the columns: Series in, Series of the same index out. Floor 1."""
+"""Readings of the columns: Series in, Series of the same index out. Floor 1.
+
+A reading that has a side is a float Series of
+
+    +1.0  long positions were hit        -1.0  short positions were hit        0.0  nothing to say
+
+so swapping long and short negates it. A candle that was not observed says nothing, and so does one
+in which nothing was liquidated; where a reading looks back, it looks back to the last candle that
+did say something, at most ``max_age`` candles. No reading uses a later candle.
+
+The ratio and how it is read come from the description of the Liquidation Imbalance that this
+project implements: above 0.8 or below 0.2 is extreme, 0.5 is balance.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+import talib
 
 from liquidations.errors import LiquidationsError
+from liquidations.imbalance import window_imbalance
+
+
+def extreme(imbalance: pd.Series, threshold: float = 0.8) -> pd.Series:
+    """Tell where nearly all liquidations hit one side.
+
+    :param imbalance: ``liq_imbalance``
+    :param threshold: +1 above it, -1 below 1 - threshold; from 0.5 to 1
+    :return: +1, -1 or 0
+
+    >>> extreme(pd.Series([0.9, 0.8, 0.1, None])).tolist()
+    [1.0, 0.0, -1.0, 0.0]
+    """
+    _require("threshold", threshold, 0.5, 1)
+    return _signed(imbalance > threshold, imbalance < 1 - threshold)
+
+
+def shift(imbalance: pd.Series, hysteresis: float = 0.05, max_age: int = 12) -> pd.Series:
+    """Tell where the imbalance crosses 0.5.
+
+    The last side is remembered from the last candle that was clear of the middle.
+
+    :param imbalance: ``liq_imbalance``
+    :param hysteresis: how far beyond 0.5 the ratio must be to count as on a side
+    :param max_age: how many candles back the other side may lie
+    :return: +1 where it crosses to the longs, -1 to the shorts, else 0
+
+    >>> shift(pd.Series([0.3, None, 0.52, 0.7, 0.6, 0.2])).tolist()
+    [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]
+    """
+    _require("hysteresis", hysteresis, 0, 0.5)
+    return _turn(_signed(imbalance > 0.5 + hysteresis, imbalance < 0.5 - hysteresis), max_age)
+
+
+def flip(imbalance: pd.Series, threshold: float = 0.8, max_age: int = 6) -> pd.Series:
+    """Tell where one extreme follows the other within a few candles.
+
+    :param imbalance: ``liq_imbalance``
+    :param threshold: of :func:`extreme`
+    :param max_age: how many candles back the other extreme may lie
+    :return: +1 where the longs are hit after the shorts, -1 after the longs the shorts, else 0
+
+    >>> flip(pd.Series([0.1, 0.5, None, 0.9, 0.95, 0.05])).tolist()
+    [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]
+    """
+    return _turn(extreme(imbalance, threshold), max_age)
+
+
+def return_to_balance(
+    imbalance: pd.Series, threshold: float = 0.8, band: float = 0.1, max_age: int = 12
+) -> pd.Series:
+    """Tell where the imbalance comes back to the middle from an extreme.
+
+    :param imbalance: ``liq_imbalance``
+    :param threshold: of :func:`extreme`
+    :param band: how far from 0.5 the middle reaches
+    :param max_age: how many candles back the extreme may lie; the last one counts, once
+    :return: +1 after an extreme of the longs, -1 of the shorts, else 0
+
+    >>> return_to_balance(pd.Series([0.9, 0.7, None, 0.45, 0.5, 0.1, 0.6])).tolist()
+    [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, -1.0]
+    """
+    _require("band", band, 0, 0.5)
+    side = extreme(imbalance, threshold)
+    balanced = (imbalance - 0.5).abs() <= band
+    state = side.where(side.ne(0) | balanced)
+    return _before(state, max_age).where(balanced, 0.0).fillna(0.0)
 
 
 def high_volume(total: pd.Series, window: int = 48, threshold: float = 0.8) -> pd.Series:
@@ -18,9 +99,122 @@ def high_volume(total: pd.Series, window: int = 48, threshold: float = 0.8) -> p
     >>> high_volume(pd.Series([1.0, 2.0, 3.0, 9.0, 2.0]), window=3, threshold=0.5).tolist()
     [False, False, True, True, False]
     """
-    if window < 2 or not 0 <= threshold <= 1:
-        raise LiquidationsError(
-            f"window must be 2 candles or more and threshold 0 to 1, got {window} and {threshold}"
-        )
+    _require("window", window, 2)
+    _require("threshold", threshold, 0, 1)
     past = total.shift(1).rolling(window, min_periods=(window + 1) // 2)
     return total > past.quantile(threshold)
+
+
+def sharp_move(
+    high: pd.Series, low: pd.Series, close: pd.Series, threshold: float = 1.0, window: int = 14
+) -> pd.Series:
+    """Tell where the close moved far against the average true range before it (TA-Lib's ATR).
+
+    :param threshold: the move from the last close, in units of the range
+    :param window: of the range, in candles; the current one is not part of it
+    :return: +1 where the price fell (forced sales of longs push it down), -1 where it rose, else 0
+    """
+    _require("threshold", threshold, 0)
+    _require("window", window, 1)
+    highs, lows, closes = (series.to_numpy(dtype=np.float64) for series in (high, low, close))
+    typical = talib.ATR(highs, lows, closes, timeperiod=window)
+    before = pd.Series(typical, index=close.index).shift(1)
+    move = close.diff()
+    return _signed(move < -threshold * before, move > threshold * before)
+
+
+def capitulation(
+    dataframe: pd.DataFrame,
+    threshold: float = 0.8,
+    volume_window: int = 48,
+    volume_threshold: float = 0.8,
+    move_threshold: float = 1.0,
+    move_window: int = 14,
+) -> pd.Series:
+    """Tell where one side gives up: extreme, on high volume, in a sharp move against that side.
+
+    :param dataframe: candles with ``liq_imbalance`` and ``liq_total``
+    :param threshold: of :func:`extreme`
+    :param volume_window, volume_threshold: of :func:`high_volume`
+    :param move_threshold, move_window: of :func:`sharp_move`
+    :return: +1 where longs capitulate in a fall, -1 shorts in a rise, else 0
+    """
+    side = extreme(dataframe["liq_imbalance"], threshold)
+    high = high_volume(dataframe["liq_total"], volume_window, volume_threshold)
+    move = sharp_move(
+        dataframe["high"], dataframe["low"], dataframe["close"], move_threshold, move_window
+    )
+    return side.where(high & side.eq(move), 0.0)
+
+
+def fragile(dataframe: pd.DataFrame, threshold: float = 0.8, window: int = 48) -> pd.Series:
+    """Tell where positions break without a price extreme: an extreme ratio and no new low or high.
+
+    :param dataframe: candles with ``liq_imbalance``
+    :param threshold: of :func:`extreme`
+    :param window: the candles before this one whose lowest low, or highest high, still stands
+    :return: +1 where longs are hit above the lowest low, -1 shorts below the highest high, else 0
+    """
+    _require("window", window, 1)
+    side = extreme(dataframe["liq_imbalance"], threshold)
+    lowest = dataframe["low"].shift(1).rolling(window).min()
+    highest = dataframe["high"].shift(1).rolling(window).max()
+    stands = (side > 0) & (dataframe["low"] > lowest) | (side < 0) & (dataframe["high"] < highest)
+    return side.where(stands, 0.0)
+
+
+def pressure(
+    long: pd.Series, short: pd.Series, window: int = 12, threshold: float = 0.6
+) -> pd.Series:
+    """Tell where one side is hit persistently: the ratio of a window's sums beyond a threshold.
+
+    Above 0.6 over a window a falling trend still has fuel; it is not yet a reversal.
+
+    :param long, short: ``liq_long`` and ``liq_short``
+    :param window: in candles, all of which must have been observed
+    :param threshold: +1 above it, -1 below 1 - threshold; from 0.5 to 1
+    :return: +1, -1 or 0
+
+    >>> pressure(pd.Series([5.0, 9.0, 0.0]), pd.Series([5.0, 1.0, 0.0]), window=2).tolist()
+    [0.0, 1.0, 1.0]
+    """
+    return extreme(window_imbalance(long, short, window), threshold)
+
+
+def consistency(imbalance: pd.Series, window: int = 24) -> pd.Series:
+    """Measure how consistently one side is hit, whatever the volumes.
+
+    :param imbalance: ``liq_imbalance``
+    :param window: in candles; those without a ratio are passed over
+    :return: share of candles in which longs had the larger part minus the share of the shorts, in
+        [-1, 1]; NaN where fewer than half of the window's candles have a ratio
+
+    >>> consistency(pd.Series([0.9, 0.7, None, 0.2]), window=4).tolist()[-1].__round__(3)
+    0.333
+    """
+    _require("window", window, 1)
+    side = np.sign(imbalance - 0.5)
+    return side.rolling(window, min_periods=(window + 1) // 2).mean()
+
+
+def _signed(longs: pd.Series, shorts: pd.Series) -> pd.Series:
+    return longs.astype(np.float64) - shorts.astype(np.float64)
+
+
+def _before(state: pd.Series, max_age: int) -> pd.Series:
+    """Return the last known state before each candle, NaN if it is older than ``max_age``."""
+    _require("max_age", max_age, 1)
+    known = state.shift(1)
+    return known if max_age == 1 else known.ffill(limit=max_age - 1)
+
+
+def _turn(side: pd.Series, max_age: int) -> pd.Series:
+    """Return the side where it is the opposite of the last one that was not 0."""
+    last = _before(side.where(side.ne(0)), max_age)
+    return side.where(side.eq(-last), 0.0)
+
+
+def _require(name: str, value: float, least: float, most: float = np.inf) -> None:
+    if not least <= value <= most:
+        limit = f"{least:g} or more" if most == np.inf else f"from {least:g} to {most:g}"
+        raise LiquidationsError(f"{name} must be {limit}, got {value!r}")
