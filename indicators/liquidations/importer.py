@@ -137,4 +137,4 @@ def _in_usd(part: Part, prices: Prices) -> Part:
 
 
 def _shift(day: str, days: int) -> str:
-    return str(np.datetime64(day) + days).replace("-", "")
+    return str(np.datetime64(day) + np.timedelta64(days, "D")).replace("-", "")

@@ -176,6 +176,13 @@ class Store:
         #: The URL without its password, for messages.
         self.shown = url.render_as_string(hide_password=True)
         self._engine = _engine(url, self.shown, create)
+        try:
+            self._open(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, create: bool) -> None:
         if create:
             with self._transaction(write=True) as connection:
                 self._create(connection)
