@@ -31,6 +31,7 @@ FLOORS = {
     "settings": 1,
     "signals": 1,
     "simulate": 1,
+    "database": 2,
     "store": 2,
     "importer": 3,
     "markets": 3,

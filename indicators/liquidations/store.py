@@ -16,20 +16,19 @@ really new. Inserting is idempotent: what is there already is recognised and lef
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from liquidations.candles import add_bars, to_bars
+from liquidations.database import explain, no_store, open_engine
 from liquidations.errors import LiquidationsError
 from liquidations.event import (
     DAY,
@@ -175,7 +174,7 @@ class Store:
             ) from error
         #: The URL without its password, for messages.
         self.shown = url.render_as_string(hide_password=True)
-        self._engine = _engine(url, self.shown, create)
+        self._engine = open_engine(url, self.shown, create)
         try:
             self._open(create)
         except BaseException:
@@ -205,7 +204,7 @@ class Store:
             return connection.scalar(_VERSION) or 0
         except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
             if META.name in str(error.orig):  # "no such table" or "does not exist"
-                raise LiquidationsError(_no_store(self.shown)) from error
+                raise LiquidationsError(no_store(self.shown)) from error
             raise
 
     def close(self) -> None:
@@ -229,9 +228,9 @@ class Store:
                 if write:
                     connection.commit()
         except sa.exc.DBAPIError as error:
-            raise LiquidationsError(_explain(error.orig, self.shown)) from error
+            raise LiquidationsError(explain(error.orig, self.shown)) from error
         except sqlite3.Error as error:
-            raise LiquidationsError(_explain(error, self.shown)) from error
+            raise LiquidationsError(explain(error, self.shown)) from error
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -458,71 +457,3 @@ def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
 def _digest(*columns: np.ndarray) -> int:
     """Hash rows such that their order does not matter."""
     return int(hash_rows(*columns).sum(dtype=np.uint64))
-
-
-def _engine(url: sa.URL, shown: str, create: bool) -> Engine:
-    backend = url.get_backend_name()
-    if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
-        raise LiquidationsError(
-            "PostgreSQL needs a driver. Run: pip install 'freqtrade-liquidations[postgresql]'"
-        )
-    if backend not in ("sqlite", "postgresql"):
-        raise LiquidationsError(f"db_url must begin with sqlite or postgresql, got {shown}")
-    if backend == "sqlite" and url.database and not url.database.startswith("file:"):
-        path = Path(url.database)
-        if not create and not path.is_file():
-            raise LiquidationsError(_no_store(shown))
-        if create and not path.parent.is_dir():
-            raise LiquidationsError(
-                f"the folder {path.parent} does not exist; make it with: "
-                f"freqtrade create-userdir --userdir {path.parent}"
-            )
-    engine = sa.create_engine(url)
-    if backend == "sqlite":
-        sa.event.listen(engine, "connect", _sqlite_connect)
-        sa.event.listen(engine, "begin", _sqlite_begin)
-    return engine
-
-
-def _sqlite_connect(connection: Any, _: Any) -> None:
-    # The driver must not begin transactions by itself: it would do so too late to read and write
-    # one state.
-    connection.isolation_level = None
-    connection.execute("PRAGMA page_size = 16384")
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    execute = connection.connection.cursor().execute
-    if connection.get_execution_options().get("liquidations_write"):
-        # Readers go on while a writer works, and what was committed survives a power cut. SQLite
-        # does not wait for a lock here: whoever holds it turns the log on, or the next writer.
-        with suppress(sqlite3.OperationalError):
-            execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = FULL")
-        execute("BEGIN IMMEDIATE")
-    else:
-        execute("BEGIN")
-
-
-def _no_store(shown: str) -> str:
-    return (
-        f"there is no liquidation store at {shown}. Make one with: liquidations import-data "
-        '--source … FILES, or name another with --db-url or "db_url" in the config\'s '
-        '"liquidations" section'
-    )
-
-
-def _explain(error: BaseException | None, shown: str) -> str:
-    """Say what a database error means and what to do, in one line."""
-    cause = str(error).strip().splitlines()[0]
-    for sign, cure in {
-        "locked": "another process is writing to it; wait until it is done, then try again",
-        "readonly": "it can't be written; check the permissions of the file and its folder",
-        "unable to open": "check the path and the permissions of the file and its folder",
-        "not a database": "this file is something else; name another with --db-url",
-        "malformed": "the file is damaged; restore a copy, or delete it and import again",
-        "disk is full": "make room, then try again; nothing was half written",
-    }.items():
-        if sign in cause:
-            return f"the store {shown}: {cause}; {cure}"
-    return f"the store {shown}: {cause}"

@@ -1,0 +1,91 @@
+"""How a database is opened, and what its errors mean. Floor 2.
+
+What differs between SQLite and PostgreSQL is here; the store above it is one code path.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from liquidations.errors import LiquidationsError
+
+
+def open_engine(url: sa.URL, shown: str, create: bool) -> Engine:
+    """Return an engine for a store that is there, or that may be made.
+
+    :param shown: the URL without its password, for messages
+    :raises LiquidationsError: if the database is of another kind, or not where the URL says.
+    """
+    backend = url.get_backend_name()
+    if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
+        raise LiquidationsError(
+            "PostgreSQL needs a driver. Run: pip install 'freqtrade-liquidations[postgresql]'"
+        )
+    if backend not in ("sqlite", "postgresql"):
+        raise LiquidationsError(f"db_url must begin with sqlite or postgresql, got {shown}")
+    if backend == "sqlite" and url.database and not url.database.startswith("file:"):
+        path = Path(url.database)
+        if not create and not path.is_file():
+            raise LiquidationsError(no_store(shown))
+        if create and not path.parent.is_dir():
+            raise LiquidationsError(
+                f"the folder {path.parent} does not exist; make it with: "
+                f"freqtrade create-userdir --userdir {path.parent}"
+            )
+    engine = sa.create_engine(url)
+    if backend == "sqlite":
+        sa.event.listen(engine, "connect", _sqlite_connect)
+        sa.event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _: Any) -> None:
+    # The driver must not begin transactions by itself: it would do so too late to read and write
+    # one state.
+    connection.isolation_level = None
+    connection.execute("PRAGMA page_size = 16384")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    execute = connection.connection.cursor().execute
+    if connection.get_execution_options().get("liquidations_write"):
+        # Readers go on while a writer works, and what was committed survives a power cut. SQLite
+        # does not wait for a lock here: whoever holds it turns the log on, or the next writer.
+        with suppress(sqlite3.OperationalError):
+            execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        execute("BEGIN IMMEDIATE")
+    else:
+        execute("BEGIN")
+
+
+def no_store(shown: str) -> str:
+    """Say that there is no store, and how to get one."""
+    return (
+        f"there is no liquidation store at {shown}. Make one with: liquidations import-data "
+        '--source … FILES, or name another with --db-url or "db_url" in the config\'s '
+        '"liquidations" section'
+    )
+
+
+def explain(error: BaseException | None, shown: str) -> str:
+    """Say what a database error means and what to do, in one line."""
+    cause = str(error).strip().splitlines()[0]
+    for sign, cure in {
+        "locked": "another process is writing to it; wait until it is done, then try again",
+        "readonly": "it can't be written; check the permissions of the file and its folder",
+        "unable to open": "check the path and the permissions of the file and its folder",
+        "not a database": "this file is something else; name another with --db-url",
+        "malformed": "the file is damaged; restore a copy, or delete it and import again",
+        "disk is full": "make room, then try again; nothing was half written",
+    }.items():
+        if sign in cause:
+            return f"the store {shown}: {cause}; {cure}"
+    return f"the store {shown}: {cause}"
