@@ -187,7 +187,8 @@ def test_show_recorded_facts(recorded, folder, capsys):
     absent = [row for row in rows if row["liq_total"] == "0.0"]
     assert len(absent) == 19
     assert absent[0]["date"] == "2024-06-22T10:00:00+00:00"
-    assert {(row["liq_imbalance"], row["liq_coverage"]) for row in absent} == {("", "1.0")}
+    told = ("liq_imbalance", "liq_coverage", "liq_long_count", "liq_short_count")
+    assert {tuple(row[name] for name in told) for row in absent} == {("", "1.0", "", "")}
 
 
 def test_import_reports_new_and_known_rows(folder, capsys):
@@ -316,7 +317,24 @@ BAD = {
         "this file is something else",
     ),
     "not a database URL": (["list-data", "--db-url", "liquidations.sqlite"], "a database URL"),
-    "another database": (["list-data", "--db-url", "mysql://host/db"], "sqlite or postgresql"),
+    "another database": (
+        ["list-data", "--db-url", "mysql://host/db"],
+        "must begin with sqlite:/// or postgresql+psycopg://",
+    ),
+    "two slashes": (
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+        + ["--db-url", "sqlite://user_data/x.sqlite"],
+        "with three slashes",
+    ),
+    "a store in memory": (
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
+        + ["--db-url", "sqlite:///:memory:"],
+        "names no file",
+    ),
+    "a port that is none": (
+        ["list-data", "--db-url", "postgresql+psycopg://user@host:port/db"],
+        "is not a database URL",
+    ),
     "missing folder": (
         ["import-data", "--source", "coinalyze", "--unit", "usd", "answer.json"]
         + ["--db-url", "sqlite:///none/l.sqlite"],

@@ -162,8 +162,9 @@ def test_several_exchanges_are_added_and_shown_one_by_one(stored):
     assert listed(frame, "liq_total_binance") == [0, 10, 0, None, 0, 5]
     assert listed(frame, "liq_total_okx") == [0, 40, 0, 0, 0, 0]
     assert listed(frame, "liq_coverage") == [1, 1, 1, 0.75, 1, 1]
-    # The vendor counts nothing: of the hour that it has a bar of, the number is unknown.
-    assert listed(frame, "liq_long_count") == [0, None, 0, 0, 0, 0]
+    # The vendor counts nothing, so with it the number is unknown, in quiet hours too.
+    assert listed(frame, "liq_long_count") == [None] * 6
+    assert listed(frame, "liq_long_count_binance") == [0, 2, 0, None, 0, 0]
     assert listed(frame, "liq_imbalance_okx")[1] == 0.25
     both = strategy_of(stored, exchanges=["binance", "okx"], inverse=True, min_exchanges=2)
     frame = add_liquidations(both, candles(), {"pair": PAIR})

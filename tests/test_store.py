@@ -682,7 +682,7 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(store, db_url):
     ("db_url", "message"),
     [
         ("liquidations.sqlite", r"not a database URL.*sqlite:///"),
-        ("mysql://localhost/liquidations", "must begin with sqlite or postgresql"),
+        ("mysql://localhost/liquidations", "must begin with sqlite:/// or postgresql"),
     ],
 )
 def test_a_url_of_something_else_is_refused(db_url, message):

@@ -136,12 +136,16 @@ def add_bars(parts: Sequence[Bars]) -> Bars:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """Hold what one source knows of one contract: bars of a period (ms), and its coverage."""
+    """Hold what one source knows of one contract: bars of a period (ms), and its coverage.
+
+    Where the source does not count events, their number is unknown in quiet candles too.
+    """
 
     name: str
     period: int
     bars: Bars
     coverage: Ints
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +199,8 @@ def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
     # Bars that fall between two candles of a frame with holes go to one bin too many.
     sums = [_add(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES]
     long, short, long_count, short_count = (_keep(volume, coverage > 0) for volume in sums)
+    if not source.counted:
+        long_count, short_count = np.full(size, np.nan), np.full(size, np.nan)
     return Candles(long, short, long_count, short_count, coverage)
 
 

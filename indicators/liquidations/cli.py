@@ -92,7 +92,7 @@ def run(argv: list[str] | None = None) -> int:
     try:
         return int(args["func"](args))
     except (LiquidationsError, FreqtradeException) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of a pipe, such as head, has seen enough.

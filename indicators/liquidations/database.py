@@ -23,27 +23,39 @@ def open_engine(url: sa.URL, shown: str, create: bool) -> Engine:
     :param shown: the URL without its password, for messages
     :raises LiquidationsError: if the database is of another kind, or not where the URL says.
     """
-    backend = url.get_backend_name()
-    if backend == "postgresql" and importlib.util.find_spec("psycopg") is None:
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
+        _check_file(url, shown, create)
+    elif url.drivername != "postgresql+psycopg":
+        raise LiquidationsError(
+            f"db_url must begin with sqlite:/// or postgresql+psycopg://, got {shown}"
+        )
+    elif importlib.util.find_spec("psycopg") is None:
         raise LiquidationsError(
             "PostgreSQL needs a driver. Run: pip install 'freqtrade-liquidations[postgresql]'"
         )
-    if backend not in ("sqlite", "postgresql"):
-        raise LiquidationsError(f"db_url must begin with sqlite or postgresql, got {shown}")
-    if backend == "sqlite" and url.database and not url.database.startswith("file:"):
-        path = Path(url.database)
-        if not create and not path.is_file():
-            raise LiquidationsError(no_store(shown))
-        if create and not path.parent.is_dir():
-            raise LiquidationsError(
-                f"the folder {path.parent} does not exist; make it with: "
-                f"freqtrade create-userdir --userdir {path.parent}"
-            )
     engine = sa.create_engine(url)
-    if backend == "sqlite":
+    if url.get_backend_name() == "sqlite":
         sa.event.listen(engine, "connect", _sqlite_connect)
         sa.event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _check_file(url: sa.URL, shown: str, create: bool) -> None:
+    if url.host or not url.database or ":memory:" in url.database:
+        raise LiquidationsError(
+            f"{shown} names no file; write sqlite:///folder/file.sqlite, with three slashes, or "
+            "four before an absolute path"
+        )
+    if url.database.startswith("file:"):
+        return
+    path = Path(url.database)
+    if not create and not path.is_file():
+        raise LiquidationsError(no_store(shown))
+    if create and not path.parent.is_dir():
+        raise LiquidationsError(
+            f"the folder {path.parent} does not exist; make it with: "
+            f"freqtrade create-userdir --userdir {path.parent}"
+        )
 
 
 def _sqlite_connect(connection: Any, _: Any) -> None:

@@ -181,6 +181,9 @@ def make_events(
 
 
 # 2009-01-03 (the first block of Bitcoin) … 2100: catches seconds, microseconds and nanoseconds.
+#: More than all positions of the world: a unit was mistaken.
+MOST_USD = 1e12
+
 EARLIEST, LATEST = 1_230_940_800_000, 4_102_444_800_000
 
 
@@ -200,6 +203,8 @@ def _check(time: Ints, columns: dict[str, np.ndarray]) -> None:
             raise LiquidationsError(
                 f"{name} of a liquidation must be a positive number, got {columns[name][bad[0]]}"
             )
+    if (largest := columns["value_usd"].max(initial=0.0)) > MOST_USD:
+        raise LiquidationsError(f"no liquidation is worth {largest:g} USD; check price and size")
 
 
 def mix(values: np.ndarray) -> NDArray[np.uint64]:

@@ -163,7 +163,7 @@ class LiquidationProvider:
                     self._cache.move_to_end(series.id, last=True)
                 return source
         held = reader.bars_and_coverage(series, start, end)
-        source = Source(series.source, series.period, *held)
+        source = Source(series.source, series.period, *held, counted=series.counted)
         with self._lock:
             self._cache[series.id] = ((series.digest, start, end), source)
             self._cache.move_to_end(series.id)

@@ -70,6 +70,7 @@ SERIES = sa.Table(
     sa.Column("pair", sa.String(64), nullable=False),
     sa.Column("source", sa.String(32), nullable=False),
     sa.Column("period", sa.BigInteger, nullable=False),
+    sa.Column("counted", sa.Boolean, nullable=False),
     sa.Column("digest", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("exchange", "pair", "source", "period"),
 )
@@ -123,7 +124,8 @@ _SEGMENTS_AND_COVERAGE_OF = sa.union_all(
 class Series:
     """Name one contract of one exchange as one source tells it, in bars of ``period`` ms.
 
-    Sources of single events have one-minute bars, and ``events`` of them.
+    Sources of single events have one-minute bars. ``counted`` tells whether the source says how
+    many events a bar has.
     """
 
     id: int
@@ -132,6 +134,7 @@ class Series:
     pair: str
     source: str
     period: int
+    counted: bool
     digest: int
 
 
@@ -167,7 +170,7 @@ class Store:
         self.db_url = db_url
         try:
             url = sa.make_url(db_url)
-        except sa.exc.ArgumentError as error:
+        except (sa.exc.ArgumentError, ValueError) as error:
             raise LiquidationsError(
                 f"{db_url!r} is not a database URL; "
                 "write for example sqlite:///user_data/liquidations.sqlite"
@@ -338,7 +341,8 @@ class Writer(Reader):
         Events that are stored already are left alone; so are a vendor's bars, also where the vendor
         says something else now (``revised`` counts them).
         """
-        series = self._series(exchange, pair, source, int(period))
+        counted = isinstance(rows, Events) or not np.isnan(rows.long_count).all()
+        series = self._series(exchange, pair, source, int(period), counted)
         if isinstance(rows, Events):
             done, digest = self._insert_events(series, rows)
         else:
@@ -351,7 +355,7 @@ class Writer(Reader):
             )
         return done
 
-    def _series(self, exchange: str, pair: str, source: str, period: int) -> Series:
+    def _series(self, exchange: str, pair: str, source: str, period: int, counted: bool) -> Series:
         """Find or make the series, and lock it against other writers until the end."""
         names = {"exchange": exchange, "pair": pair, "source": source, "period": period}
         question = sa.select(SERIES).filter_by(**names).with_for_update()
@@ -361,7 +365,9 @@ class Writer(Reader):
             try:
                 with self._connection.begin_nested():
                     self._connection.execute(
-                        sa.insert(SERIES).values(base=base_of(pair), digest=0, **names)
+                        sa.insert(SERIES).values(
+                            base=base_of(pair), counted=counted, digest=0, **names
+                        )
                     )
             except sa.exc.IntegrityError:
                 logger.debug("another writer made the series %s first", names)

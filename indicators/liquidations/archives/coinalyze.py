@@ -32,6 +32,9 @@ EXCHANGE_OF = {"A": "binance", "6": "bybit", "3": "okx", "H": "hyperliquid"}
 PERIODS = tuple(MINUTE * n for n in (1, 5, 15, 30, 60, 120, 240, 360, 720, 1440))
 
 _SYMBOL = re.compile(r"(?P<base>[A-Za-z0-9]+?)(?P<quote>USDT|USDC|USD)?(?:_PERP)?\.(?P<code>\w)")
+# Coins of the cheapest perpetuals are counted in 10**15.
+_MOST = 1e24
+
 _SHAPE = 'expected Coinalyze\'s answer [{"symbol": …, "history": [{"t": …, "l": …, "s": …}]}]'
 
 
@@ -88,8 +91,8 @@ def _columns(history: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     ms = time * 1000
     if np.any((ms < EARLIEST) | (ms > LATEST)):
         raise LiquidationsError(f"t must be in seconds UTC between 2009 and 2100, got {time[0]}")
-    if not np.all((long >= 0) & (short >= 0) & np.isfinite(long) & np.isfinite(short)):
-        raise LiquidationsError("a volume (l or s) is negative or not a number")
+    if not np.all((long >= 0) & (short >= 0) & (long + short < _MOST)):
+        raise LiquidationsError("a volume (l or s) is negative, not a number, or beyond all reason")
     order = np.argsort(time, kind="stable")
     if np.any(np.diff(time[order]) == 0):
         raise LiquidationsError("a period stands twice in one history; fetch the answer again")

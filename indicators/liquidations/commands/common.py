@@ -25,7 +25,7 @@ def load_config(args: dict[str, Any]) -> dict[str, Any]:
     from freqtrade.enums import RunMode
 
     if not args.get("verbosity"):
-        logging.disable(logging.INFO)
+        logging.disable(logging.WARNING)
     ours = ("db_url", "exchange", "timeframe")
     passed = {name: value for name, value in args.items() if name not in ours}
     config = setup_utils_configuration(passed, RunMode.UTIL_NO_EXCHANGE)

@@ -79,5 +79,6 @@ def orders(details: Sequence[Mapping[str, Any]], contract: Contract) -> Events:
             f"not a liquidation order of OKX ({error!r}): expected ts, side (buy or sell), bkPx, sz"
         ) from error
     size = contracts_ * contract.size
-    amount, value = (size / price, size) if contract.inverse else (size, size * price)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # refused just below
+        amount, value = (size / price, size) if contract.inverse else (size, size * price)
     return make_events(time, side, price, amount, value)
