@@ -6,6 +6,7 @@ becomes one line on stderr, and the exit code is 2.
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import ArgumentParser, Namespace
 from importlib import import_module
@@ -89,6 +90,9 @@ def run(argv: list[str] | None = None) -> int:
     if "func" not in args:
         arguments.parser.print_help()
         return 2
+    disabled = logging.root.manager.disable
+    if not args.get("verbosity"):
+        logging.disable(logging.WARNING)  # Freqtrade's remarks on reading a configuration
     try:
         return int(args["func"](args))
     except (LiquidationsError, FreqtradeException) as error:
@@ -101,6 +105,8 @@ def run(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; nothing was half written.", file=sys.stderr)
         return 130
+    finally:
+        logging.disable(disabled)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ def load_config(args: dict[str, Any]) -> dict[str, Any]:
     from freqtrade.configuration import setup_utils_configuration
     from freqtrade.enums import RunMode
 
-    if not args.get("verbosity"):
-        logging.disable(logging.WARNING)
     ours = ("db_url", "exchange", "timeframe")
     passed = {name: value for name, value in args.items() if name not in ours}
     config = setup_utils_configuration(passed, RunMode.UTIL_NO_EXCHANGE)
