@@ -31,7 +31,8 @@ def read(data: bytes, options: Options) -> list[Part]:
     """Read one page or a list of pages into one part per contract.
 
     Each page is read on its own, so that a row that two overlapping pages share gets the same key
-    in both and is stored once, while two equal orders within one page stay two.
+    in both and is stored once, while two equal orders within one page stay two. Two equal orders
+    on either side of a page's edge can't be told from an overlap and count once.
 
     :raises LiquidationsError: on another shape, an error answer, or an unknown contract.
     """
