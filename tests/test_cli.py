@@ -253,6 +253,20 @@ def test_a_sampled_feed_shows_less_than_the_truth(folder, capsys):
     assert sum(totals["largest-per-second"]) < 0.9 * sum(totals["true"])
 
 
+def test_another_simulation_replaces_the_first(folder, capsys):
+    """Candles and liquidations are always of one run."""
+    span = ["-p", PAIR, "-t", "1h", "--timerange", "20240101-20240104"]
+    found = {}
+    for name, seeds in (("alone", [5]), ("after", [4, 5])):
+        for seed in seeds:
+            url = f"sqlite:///{name}.sqlite"
+            assert run(["simulate", *span, "--seed", str(seed), "--db-url", url]) == 0
+        capsys.readouterr()
+        found[name], _ = show(capsys, "-p", PAIR, "-t", "1h", "--db-url", url)
+    assert found["after"] == found["alone"]
+    assert len(found["alone"]) == 1 + 72
+
+
 def _lock(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(folder / "user_data/liquidations.sqlite", isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
@@ -278,6 +292,10 @@ BAD = {
     "unknown timeframe": (["show", "-p", PAIR, "-t", "1x"], "write it as Freqtrade does"),
     "seconds": (["show", "-p", PAIR, "-t", "30s"], "not a timeframe of one minute or more"),
     "share above 1": (["show", "-p", PAIR, "--min-coverage", "90"], "must be a number from 0 to 1"),
+    "months as a period": (
+        ["import-data", "--source", "coinalyze", "--unit", "usd", "-t", "1M", "answer.json"],
+        "minutes, hours or days, not 1M",
+    ),
     "unknown source": (
         ["import-data", "--source", "coinglas", "answer.json"],
         "unknown source 'coinglas'; known: coinalyze, okx",

@@ -67,3 +67,10 @@ def test_match(pair, stored, inverse, expected):
     assert match(pair, stored, inverse=inverse) == expected
     # The order in which a store lists them does not matter.
     assert match(pair, stored[::-1], inverse=inverse) == expected
+
+
+def test_a_multiplier_behind_the_name_is_one_too():
+    # Bybit's SHIB1000USDT; a digit that belongs to the name stays.
+    assert base_of("SHIB1000/USDT:USDT") == "SHIB"
+    assert base_of("1INCH/USDT:USDT") == "1INCH"
+    assert base_of("C98/USDT:USDT") == "C98"

@@ -327,3 +327,23 @@ def test_holes_in_the_candles_do_not_shift_anything(stored):
     assert listed(add_liquidations(strategy_of(stored), frame, {"pair": PAIR}), "liq_total") == [
         0, 0, None, 5,
     ]  # fmt: skip
+
+
+def test_a_store_that_was_deleted_and_made_anew_is_read_anew(stored, tmp_path):
+    strategy = strategy_of(stored)
+    add_liquidations(strategy, candles(), {"pair": PAIR})
+    for file in tmp_path.glob("liquidations.sqlite*"):
+        file.unlink()
+    with pytest.raises(OperationalException, match="there is no liquidation store"):
+        add_liquidations(strategy, candles(), {"pair": PAIR})
+    with Store(stored, create=True) as store, store.write() as writer:
+        writer.insert(
+            "binance", PAIR, "feed", events_of(("2024-01-01 01:00", "short", 8.0)), COVERAGE
+        )
+    frame = add_liquidations(strategy, candles(), {"pair": PAIR})
+    assert listed(frame, "liq_total") == [0, 8, 0, None, 0, 0]
+
+
+def test_a_pair_that_is_none_ends_in_freqtrades_own_error(stored):
+    with pytest.raises(OperationalException, match="write it as Freqtrade does"):
+        add_liquidations(strategy_of(stored), candles(), {"pair": PAIR}, pair="btc")

@@ -76,7 +76,7 @@ def test_an_unknown_exchange_is_named_with_those_known(exchanges, message):
 def test_a_bot_on_an_exchange_without_a_feed_is_told_what_to_set():
     with pytest.raises(LiquidationsError, match=r"'kraken' has no known feed.*\"exchanges\""):
         read_settings({"exchange": {"name": "kraken"}})
-    with pytest.raises(LiquidationsError, match="None has no known feed"):
+    with pytest.raises(LiquidationsError, match="no exchange is named"):
         read_settings({})
     chosen = {"exchange": {"name": "kraken"}, "liquidations": {"exchanges": ["bybit"]}}
     assert read_settings(chosen).exchanges == ("bybit",)

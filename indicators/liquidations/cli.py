@@ -98,6 +98,9 @@ def run(argv: list[str] | None = None) -> int:
     except (LiquidationsError, FreqtradeException) as error:
         print(f"ERROR: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except PermissionError as error:
+        print(f"ERROR: {error.filename}: {error.strerror}; check who may read it", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader of a pipe, such as head, has seen enough.
         sys.stderr.close()

@@ -6,6 +6,7 @@ What differs between SQLite and PostgreSQL is here; the store above it is one co
 from __future__ import annotations
 
 import importlib.util
+import os
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,17 @@ def open_engine(url: sa.URL, shown: str, create: bool) -> Engine:
         sa.event.listen(engine, "connect", _sqlite_connect)
         sa.event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def file_of(url: sa.URL) -> tuple[int, int] | None:
+    """Identify the file behind a SQLite URL by device and inode; None if there is none."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
+        return None
+    try:
+        found = os.stat(url.database)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_file(url: sa.URL, shown: str, create: bool) -> None:

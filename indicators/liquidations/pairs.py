@@ -15,7 +15,8 @@ from liquidations.errors import LiquidationsError
 
 
 _PAIR = re.compile(r"(?P<base>[^/:\s]+)/(?P<quote>[^/:\s]+):(?P<settle>[^/:\s-]+)")
-_MULTIPLIER = re.compile(r"(?:10{3,}|1M|k)(?=[A-Z])")
+# Before the name, or after it as Bybit does with SHIB1000.
+_MULTIPLIER = re.compile(r"^(?:10{3,}|1M|k)(?=[A-Z])|(?<=[A-Z])10{3,}$")
 
 # Hyperliquid's contracts of 1,000 coins, whose small k ccxt writes large: a K alone says nothing.
 _KILO = {f"K{name}" for name in ("BONK", "DOGS", "FLOKI", "LUNC", "NEIRO", "PEPE", "SHIB")}

@@ -84,8 +84,12 @@ class LiquidationProvider:
 
     @property
     def store(self) -> Store:
-        """Return the store, opened when it is first asked for."""
+        """Return the store, opened when it is first asked for, and again if its file is another."""
         with self._lock:
+            if self._store is not None and self._store.replaced():
+                self._store.close()
+                self._store = None
+                self._cache.clear()
             if self._store is None:
                 self._store = Store(self.db_url)
             return self._store
@@ -156,12 +160,11 @@ class LiquidationProvider:
         """Load what a series holds of ``[start, end)``, or take it from the cache."""
         with self._lock:
             known = self._cache.get(series.id)
-        if known is not None:
-            (digest, first, last), source = known
-            if digest == series.digest and first <= start and end <= last:
-                with self._lock:
-                    self._cache.move_to_end(series.id, last=True)
-                return source
+            if known is not None:
+                (digest, first, last), source = known
+                if digest == series.digest and first <= start and end <= last:
+                    self._cache.move_to_end(series.id)
+                    return source
         held = reader.bars_and_coverage(series, start, end)
         source = Source(series.source, series.period, *held, counted=series.counted)
         with self._lock:
@@ -285,9 +288,9 @@ def add_liquidations(
     live = config.get("runmode") in _LIVE
     name = pair or metadata["pair"]
     frame = timeframe or metadata.get("timeframe") or metadata.get("tf") or strategy.timeframe
-    if suffix is None:
-        suffix = base_of(pair).lower() if pair else ""
     try:
+        if suffix is None:
+            suffix = base_of(pair).lower() if pair else ""
         settings = read_settings(config)
         if exchanges is not None:
             chosen = exchanges if isinstance(exchanges, str) else list(exchanges)

@@ -84,8 +84,9 @@ def read_exchanges(value: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
     if value is None:
         own = config.get("exchange", {}).get("name")
         if own not in EXCHANGES:
+            what = f"the exchange {own!r} has no known feed" if own else "no exchange is named"
             raise LiquidationsError(
-                f"the exchange {own!r} has no known feed of liquidations; choose from "
+                f"{what}; choose from "
                 f'{", ".join(EXCHANGES)} with "exchanges" in the config section "{SECTION}" '
                 "or with --exchange"
             )

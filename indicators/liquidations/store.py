@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from liquidations.candles import add_bars, to_bars
-from liquidations.database import explain, no_store, open_engine
+from liquidations.database import explain, file_of, no_store, open_engine
 from liquidations.errors import LiquidationsError
 from liquidations.event import (
     DAY,
@@ -183,6 +183,7 @@ class Store:
         except BaseException:
             self.close()
             raise
+        self._file = file_of(url)
 
     def _open(self, create: bool) -> None:
         if create:
@@ -209,6 +210,10 @@ class Store:
             if META.name in str(error.orig):  # "no such table" or "does not exist"
                 raise LiquidationsError(no_store(self.shown)) from error
             raise
+
+    def replaced(self) -> bool:
+        """Tell whether the file was deleted or made anew since it was opened."""
+        return self._file is not None and file_of(self._engine.url) != self._file
 
     def close(self) -> None:
         """Close all connections; the store opens them again when it is used."""
@@ -373,6 +378,14 @@ class Writer(Reader):
                 logger.debug("another writer made the series %s first", names)
             row = self._connection.execute(question).one()
         return Series(*row)
+
+    def remove(self, exchange: str, pair: str, source: str) -> None:
+        """Remove all that a source told of a contract."""
+        names = {"exchange": exchange, "pair": pair, "source": source}
+        known = sa.select(SERIES.c.id).filter_by(**names)
+        for table in (SEGMENT, COVERAGE):
+            self._connection.execute(sa.delete(table).where(table.c.series_id.in_(known)))
+        self._connection.execute(sa.delete(SERIES).filter_by(**names))
 
     def _refuse_mixture(self, source: str) -> None:
         invented = source == SIMULATED

@@ -63,7 +63,8 @@ def period_of(times: Sequence[int]) -> int:
     """Find the period (ms) of the answer from the distances of its rows (s).
 
     It is the greatest interval of the API that divides them all. Where the rows are so sparse that
-    this is longer than the interval asked for, the sums over candles are the same.
+    this is longer than the interval asked for, the import's table shows it, and ``--timeframe``
+    says better; sums over candles of that length or more are the same.
 
     :raises LiquidationsError: if there are fewer than two rows, or no interval divides them.
     """

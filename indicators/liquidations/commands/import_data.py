@@ -18,6 +18,7 @@ from liquidations.commands.common import (
     say,
     store_url,
 )
+from liquidations.errors import LiquidationsError
 from liquidations.event import Events
 from liquidations.exchanges import EXCHANGES
 
@@ -59,7 +60,7 @@ def run(args: dict[str, Any]) -> int:
 
     config = load_config({**args, "pairs": None})
     db_url = store_url(config)
-    period = timeframe_ms(args["timeframe"]) if args.get("timeframe") else None
+    period = _period(args.get("timeframe"))
     exchange = config["exchange"]
     ccxt_config = exchange.get("ccxt_config", {}) if exchange.get("name") == "okx" else {}
     options = Options(
@@ -85,6 +86,16 @@ def run(args: dict[str, Any]) -> int:
         say(f"{file}: another kind of answer, passed over")
     say(f"Store: {shown}")
     return 0
+
+
+def _period(timeframe: str | None) -> int | None:
+    """Return the length of a period in ms, or None to find it in the rows."""
+    if timeframe is None:
+        return None
+    length = timeframe_ms(timeframe)
+    if length is None:
+        raise LiquidationsError(f"a period of rows is minutes, hours or days, not {timeframe}")
+    return length
 
 
 def _prices(config: dict[str, Any]) -> Prices:

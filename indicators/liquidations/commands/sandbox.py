@@ -50,5 +50,6 @@ def run(args: dict[str, Any]) -> int:
             # Freqtrade reads its configuration from the environment, too.
             os.environ["FREQTRADE__LIQUIDATIONS__DB_URL"] = args["db_url"]
         return run_command(config["datadir"], command, port=args.get("port") or 0, **options)
-    serve(config["datadir"], port=args.get("port") or DEFAULT_PORT, **options)
+    port = DEFAULT_PORT if args.get("port") is None else args["port"]
+    serve(config["datadir"], port=port, **options)
     return 0

@@ -93,6 +93,8 @@ def run(args: dict[str, Any]) -> int:
             )
             with store.write() as writer:
                 span = np.array([[start, end]])
+                # The candles of an earlier run were just replaced; so are its liquidations.
+                writer.remove("binance", pair, SIMULATED)
                 writer.insert("binance", pair, SIMULATED, seen, span)
             rows.append(_summary(pair, market, len(seen)))
         shown = store.shown
