@@ -267,6 +267,19 @@ def test_another_simulation_replaces_the_first(folder, capsys):
     assert len(found["alone"]) == 1 + 72
 
 
+def test_a_simulation_cut_short_leaves_no_liquidations_of_another(folder, capsys):
+    words = ["simulate", "-p", PAIR, "-t", "1h", "--timerange", "20240101-20240103"]
+    assert run(words) == 0
+    candles = folder / "user_data/simulated/data/futures/BTC_USDT_USDT-1h-futures.feather"
+    candles.unlink()
+    candles.mkdir()  # writing the candles fails
+    with pytest.raises(OSError, match="directory"):
+        run([*words, "--seed", "5"])
+    capsys.readouterr()
+    assert run(["list-data", "--db-url", "sqlite:///user_data/simulated/liquidations.sqlite"]) == 2
+    assert "no liquidations are stored" in capsys.readouterr().err
+
+
 def _lock(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(folder / "user_data/liquidations.sqlite", isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")

@@ -106,7 +106,7 @@ def run(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:
-        print("Interrupted; nothing was half written.", file=sys.stderr)
+        print("Interrupted; the store holds only what was finished.", file=sys.stderr)
         return 130
     finally:
         logging.disable(disabled)

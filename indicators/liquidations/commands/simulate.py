@@ -88,14 +88,15 @@ def run(args: dict[str, Any]) -> int:
             seen = market.events
             if args["feed"] != "true":
                 seen = largest_per_second(seen)
+            # Cut short, a run leaves a pair without liquidations, never candles of one run beside
+            # the liquidations of another.
+            with store.write() as writer:
+                writer.remove("binance", pair, SIMULATED)
             _write_candles(
                 datadir, pair, market, dict(zip(args["timeframes"], lengths, strict=True))
             )
             with store.write() as writer:
-                span = np.array([[start, end]])
-                # The candles of an earlier run were just replaced; so are its liquidations.
-                writer.remove("binance", pair, SIMULATED)
-                writer.insert("binance", pair, SIMULATED, seen, span)
+                writer.insert("binance", pair, SIMULATED, seen, np.array([[start, end]]))
             rows.append(_summary(pair, market, len(seen)))
         shown = store.shown
     _print(rows)
