@@ -42,6 +42,9 @@ class Tiny(IStrategy):
     minimal_roi = {"0": 0.01}
     stoploss = -0.1
     startup_candle_count = 20
+    # A limit order would wait as long as the replayed price runs away from it.
+    order_types = {"entry": "market", "exit": "market", "stoploss": "market",
+                   "stoploss_on_exchange": False}
 
     def populate_indicators(self, dataframe, metadata):
         last = dataframe["date"].iloc[-1].timestamp() * 1000
