@@ -23,6 +23,7 @@ FLOORS = {
     "errors": 0,
     "event": 0,
     "pairs": 0,
+    "windows": 0,
     "exchanges": 1,
     "archives": 1,
     "candles": 1,

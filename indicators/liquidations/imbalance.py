@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from liquidations.errors import LiquidationsError
 from liquidations.event import Floats
+from liquidations.windows import window_sums
 
 
 def imbalance(long: Floats, short: Floats) -> Floats:
@@ -36,14 +36,5 @@ def window_imbalance(long: pd.Series, short: pd.Series, window: int) -> pd.Serie
     >>> window_imbalance(long, short, 2).round(2).tolist()
     [nan, 0.9, 0.91]
     """
-    if window < 1:
-        raise LiquidationsError(f"window must be 1 candle or more, got {window}")
-    if not len(long):
-        return pd.Series(np.empty(0), index=long.index)
-    # A running sum leaves residues where an exact 0 is due, so each window is summed afresh.
-    sums = []
-    for side in (long, short):
-        values = side.to_numpy(dtype=np.float64)
-        padded = np.concatenate((np.full(window - 1, np.nan), values))
-        sums.append(np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=1))
+    sums = (window_sums(side.to_numpy(dtype=np.float64), window) for side in (long, short))
     return pd.Series(imbalance(*sums), index=long.index)

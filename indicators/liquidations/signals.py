@@ -14,26 +14,41 @@ project implements: above 0.8 or below 0.2 is extreme, 0.5 is balance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import talib
 
-from liquidations.errors import LiquidationsError
+from liquidations.errors import require
+from liquidations.event import Floats
 from liquidations.imbalance import window_imbalance
+from liquidations.windows import count_below, count_known
 
 
-def extreme(imbalance: pd.Series, threshold: float = 0.8) -> pd.Series:
+def extreme(
+    imbalance: pd.Series,
+    threshold: float | pd.Series = 0.8,
+    low: float | pd.Series | None = None,
+) -> pd.Series:
     """Tell where nearly all liquidations hit one side.
 
     :param imbalance: ``liq_imbalance``
-    :param threshold: +1 above it, -1 below 1 - threshold; from 0.5 to 1
-    :return: +1, -1 or 0
+    :param threshold: +1 above it; a number from 0.5 to 1, or a Series of a bound for each candle,
+        such as ``liq_imbalance_high`` of ``add_thresholds``
+    :param low: -1 below it; default 1 - threshold; a number from 0 to 0.5, or a Series
+    :return: +1, -1 or 0; 0 where the ratio or the bound is NaN
 
     >>> extreme(pd.Series([0.9, 0.8, 0.1, None])).tolist()
     [1.0, 0.0, -1.0, 0.0]
     """
-    _require("threshold", threshold, 0.5, 1)
-    return _signed(imbalance > threshold, imbalance < 1 - threshold)
+    if not isinstance(threshold, pd.Series):
+        require("threshold", threshold, 0.5, 1)
+    if low is None:
+        low = 1 - threshold
+    elif not isinstance(low, pd.Series):
+        require("low", low, 0, 0.5)
+    return _signed(imbalance > threshold, imbalance < low)
 
 
 def shift(imbalance: pd.Series, hysteresis: float = 0.05, max_age: int = 12) -> pd.Series:
@@ -49,7 +64,7 @@ def shift(imbalance: pd.Series, hysteresis: float = 0.05, max_age: int = 12) -> 
     >>> shift(pd.Series([0.3, None, 0.52, 0.7, 0.6, 0.2])).tolist()
     [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]
     """
-    _require("hysteresis", hysteresis, 0, 0.5)
+    require("hysteresis", hysteresis, 0, 0.5)
     return _turn(_signed(imbalance > 0.5 + hysteresis, imbalance < 0.5 - hysteresis), max_age)
 
 
@@ -81,7 +96,7 @@ def return_to_balance(
     >>> return_to_balance(pd.Series([0.9, 0.7, None, 0.45, 0.5, 0.1, 0.6])).tolist()
     [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, -1.0]
     """
-    _require("band", band, 0, 0.5)
+    require("band", band, 0, 0.5)
     side = extreme(imbalance, threshold)
     balanced = (imbalance - 0.5).abs() <= band
     state = side.where(side.ne(0) | balanced)
@@ -93,16 +108,19 @@ def high_volume(total: pd.Series, window: int = 48, threshold: float = 0.8) -> p
 
     :param total: ``liq_total`` in USD
     :param window: in candles; the current one is not part of its own measure
-    :param threshold: quantile of the window, 0 to 1, that must be exceeded
+    :param threshold: the share of the window's observed candles, 0 to 1, that had less
     :return: bool Series; False where the candle, or half of its window, was not observed
 
-    >>> high_volume(pd.Series([1.0, 2.0, 3.0, 9.0, 2.0]), window=3, threshold=0.5).tolist()
+    >>> high_volume(pd.Series([1.0, 2.0, 3.0, 9.0, 2.0]), window=3, threshold=0.6).tolist()
     [False, False, True, True, False]
     """
-    _require("window", window, 2)
-    _require("threshold", threshold, 0, 1)
-    past = total.shift(1).rolling(window, min_periods=(window + 1) // 2)
-    return total > past.quantile(threshold)
+    require("window", window, 2)
+    require("threshold", threshold, 0, 1)
+    values = total.to_numpy(dtype=np.float64)
+    known = count_known(values, window)
+    high = count_below(values, window) >= threshold * known
+    enough = known >= (window + 1) // 2
+    return pd.Series(high & enough & ~np.isnan(values), index=total.index)
 
 
 def sharp_move(
@@ -114,8 +132,8 @@ def sharp_move(
     :param window: of the range, in candles; the current one is not part of it
     :return: +1 where the price fell (forced sales of longs push it down), -1 where it rose, else 0
     """
-    _require("threshold", threshold, 0)
-    _require("window", window, 1)
+    require("threshold", threshold, 0)
+    require("window", window, 1)
     highs, lows, closes = (series.to_numpy(dtype=np.float64) for series in (high, low, close))
     typical = talib.ATR(highs, lows, closes, timeperiod=window)
     before = pd.Series(typical, index=close.index).shift(1)
@@ -155,12 +173,12 @@ def fragile(dataframe: pd.DataFrame, threshold: float = 0.8, window: int = 48) -
     :param window: the candles before this one whose lowest low, or highest high, still stands
     :return: +1 where longs are hit above the lowest low, -1 shorts below the highest high, else 0
     """
-    _require("window", window, 1)
+    require("window", window, 1)
     side = extreme(dataframe["liq_imbalance"], threshold)
-    lowest = dataframe["low"].shift(1).rolling(window).min()
-    highest = dataframe["high"].shift(1).rolling(window).max()
-    stands = (side > 0) & (dataframe["low"] > lowest) | (side < 0) & (dataframe["high"] < highest)
-    return side.where(stands, 0.0)
+    low, high = dataframe["low"], dataframe["high"]
+    above = low > _extremum(talib.MIN, low, window).shift(1)
+    below = high < _extremum(talib.MAX, high, window).shift(1)
+    return side.where((side > 0) & above | (side < 0) & below, 0.0)
 
 
 def pressure(
@@ -192,7 +210,7 @@ def consistency(imbalance: pd.Series, window: int = 24) -> pd.Series:
     >>> consistency(pd.Series([0.9, 0.7, None, 0.2]), window=4).tolist()[-1].__round__(3)
     0.333
     """
-    _require("window", window, 1)
+    require("window", window, 1)
     side = np.sign(imbalance - 0.5)
     return side.rolling(window, min_periods=(window + 1) // 2).mean()
 
@@ -203,7 +221,7 @@ def _signed(longs: pd.Series, shorts: pd.Series) -> pd.Series:
 
 def _before(state: pd.Series, max_age: int) -> pd.Series:
     """Return the last known state before each candle, NaN if it is older than ``max_age``."""
-    _require("max_age", max_age, 1)
+    require("max_age", max_age, 1)
     known = state.shift(1)
     return known if max_age == 1 else known.ffill(limit=max_age - 1)
 
@@ -214,7 +232,8 @@ def _turn(side: pd.Series, max_age: int) -> pd.Series:
     return side.where(side.eq(-last), 0.0)
 
 
-def _require(name: str, value: float, least: float, most: float = np.inf) -> None:
-    if not least <= value <= most:
-        limit = f"{least:g} or more" if most == np.inf else f"from {least:g} to {most:g}"
-        raise LiquidationsError(f"{name} must be {limit}, got {value!r}")
+def _extremum(function: Callable[..., Floats], values: pd.Series, window: int) -> pd.Series:
+    """Return a series' lowest or highest value over each window."""
+    array = values.to_numpy(dtype=np.float64)
+    # TA-Lib knows windows of two and more.
+    return values if window == 1 else pd.Series(function(array, window), index=values.index)
