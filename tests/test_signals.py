@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import liquidations
 from liquidations import signals
 from liquidations.errors import LiquidationsError
 from liquidations.signals import high_volume
@@ -175,75 +174,32 @@ def test_consistency_counts_candles_and_not_dollars():
     np.testing.assert_array_equal(signals.consistency(ratio, window=3), expected)
 
 
-def drawn(data) -> pd.DataFrame:
-    """Draw a frame of candles, some of them without liquidations or unobserved."""
-    size = data.draw(st.integers(1, 60))
-    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    close = 100 * np.exp(np.cumsum(random.normal(0, 0.01, size)))
-    frame = pd.DataFrame({"close": close, "open": np.append(100.0, close[:-1])})
-    frame["high"] = frame[["open", "close"]].max(axis=1) * (1 + random.random(size) / 100)
-    frame["low"] = frame[["open", "close"]].min(axis=1) * (1 - random.random(size) / 100)
-    # Whole dollars, so that long / total and 1 - short / total lie on the same side of a bound.
-    for side in ("liq_long", "liq_short"):
-        values = np.floor(random.pareto(0.7, size) * 3)
-        frame[side] = np.where(random.random(size) < 0.3, 0.0, values)
-    frame.loc[random.random(size) < 0.2, ["liq_long", "liq_short"]] = NAN
-    return with_ratio(frame)
+def test_volatility_against_the_stretch_before():
+    # Log returns: –, ln 2, ln 2, 0, ln 2: of the last two against the two before: √(½ / 1).
+    close = pd.Series([1.0, 2.0, 4.0, 4.0, 8.0])
+    regime = signals.volatility_regime(close, window=2, baseline=2)
+    np.testing.assert_allclose(regime, [NAN] * 4 + [0.5**0.5])
+    still = pd.Series([1.0, 1.0, 1.0, 2.0])  # as usual means nothing where nothing moved
+    assert signals.volatility_regime(still, window=1, baseline=1).isna().tolist() == [True] * 4
 
 
-READINGS = {
-    "extreme": lambda f: signals.extreme(f["liq_imbalance"], 0.77),
-    "shift": lambda f: signals.shift(f["liq_imbalance"], 0.057, 5),
-    "flip": lambda f: signals.flip(f["liq_imbalance"], 0.77, 4),
-    "return_to_balance": lambda f: signals.return_to_balance(f["liq_imbalance"], 0.77, 0.123, 5),
-    "pressure": lambda f: signals.pressure(f["liq_long"], f["liq_short"], 3, 0.613),
-    "sharp_move": lambda f: signals.sharp_move(f["high"], f["low"], f["close"], 0.7, 5),
-    "capitulation": lambda f: signals.capitulation(f, 0.77, 6, 0.5, 0.5, 5),
-    "fragile": lambda f: signals.fragile(f, 0.77, 4),
-    "consistency": lambda f: signals.consistency(f["liq_imbalance"], 4),
-    "high_volume": lambda f: signals.high_volume(f["liq_total"], 5),
-}
+def test_quiet_follows_a_signal_once_the_price_has_calmed_down():
+    #  candle    0    1    2    3    4    5    6    7    8
+    #  return         10%  10%  10%  1%   1%   1%   1%   1%
+    close = np.cumprod([1.0, *[1.1] * 3, *[1.01] * 5])
+    frame = pd.DataFrame({"close": close, "liq_total": 1.0})
+    signal = pd.Series([0.0, 0, 0, -1, 0, 0, 0, 0, 0])
 
+    def read(**arguments):
+        options = {"max_age": 4, "threshold": 0.5, "window": 1, "baseline": 2, **arguments}
+        return signals.quiet(frame, signal, **options).tolist()
 
-def test_the_contract_knows_every_reading():
-    public = {
-        name
-        for name, value in vars(signals).items()
-        if not name.startswith("_") and getattr(value, "__module__", "") == signals.__name__
-    }
-    assert public == set(READINGS)
-    assert public <= set(liquidations.__all__)
-
-
-@pytest.mark.parametrize("name", READINGS)
-@given(st.data())
-def test_every_reading_keeps_the_contract(name, data):
-    frame, read = drawn(data), READINGS[name]
-    before = frame.copy(deep=True)
-    result = read(frame)
-    pd.testing.assert_frame_equal(frame, before)
-    pd.testing.assert_index_equal(result.index, frame.index)
-    assert result.dtype == (bool if name == "high_volume" else np.float64)
-    # Later candles change nothing.
-    length = data.draw(st.integers(1, len(frame)))
-    pd.testing.assert_series_equal(read(frame.iloc[:length]), result.iloc[:length])
-    # An unobserved candle says nothing, whatever lies around it.
-    if name not in ("sharp_move", "consistency"):
-        assert not result[frame["liq_total"].isna()].any()
-    if name != "consistency":
-        assert result.notna().all()
-
-
-@pytest.mark.parametrize("name", sorted(set(READINGS) - {"high_volume"}))
-@given(st.data())
-def test_swapping_the_sides_and_the_price_mirrors_every_reading(name, data):
-    frame = drawn(data)
-    mirrored = frame.copy()
-    mirrored[["liq_long", "liq_short"]] = frame[["liq_short", "liq_long"]].to_numpy()
-    for column, other in (("high", "low"), ("low", "high"), ("open", "open"), ("close", "close")):
-        mirrored[column] = 300 - frame[other]
-    with_ratio(mirrored)
-    pd.testing.assert_series_equal(-READINGS[name](mirrored), READINGS[name](frame) + 0.0)
+    # Against the two candles before: 4 is 0.10 of them, 5 0.14, 6 and later as usual.
+    assert read() == [0, 0, 0, 0, -1, -1, 0, 0, 0]
+    assert read(threshold=2.0) == [0, 0, 0, 0, -1, -1, -1, -1, 0]  # 8 is five candles after
+    assert read(max_age=1) == [0, 0, 0, 0, -1, 0, 0, 0, 0]
+    frame.loc[5, "liq_total"] = NAN
+    assert read() == [0, 0, 0, 0, -1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liquidations.errors import LiquidationsError
-from liquidations.windows import count_below, count_known, window_sums
+from liquidations.windows import count_below, count_known, past_mean, window_sums
 
 
 NAN = float("nan")
@@ -25,6 +25,16 @@ def test_sums_by_hand():
 def test_a_large_value_leaves_no_residue():
     # A running sum would answer 1e17 + 1 - 1e17 = 0 or 16 here.
     assert window_sums(np.array([1e17, 1.0, 1.0]), 2)[-1] == 2.0
+
+
+def test_past_mean_by_hand():
+    values = np.array([4.0, NAN, 8.0, 0.0, 1e17, 3.0, 5.0])
+    #  of two before: – ; 4 ; 4 ; 8 ; (8 + 0) / 2 ; … ; (1e17 + 3) / 2
+    expected = [NAN, 4.0, 4.0, 8.0, 4.0, 5e16, (1e17 + 3) / 2]
+    np.testing.assert_array_equal(past_mean(values, 2), expected)
+    # A running sum would answer 0 or 16 after the 1e17.
+    assert past_mean(np.append(values, 0.0), 2)[-1] == 4.0
+    assert past_mean(np.array([]), 3).tolist() == []
 
 
 @given(VALUES, st.integers(1, 50))

@@ -9,14 +9,14 @@ A candle is ``[open, close)`` and is named by its open. What was not observed is
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered_share
-from liquidations.imbalance import imbalance
+from liquidations.imbalance import effective_count, imbalance
 
 
 _UNITS = {"m": MINUTE, "h": 60 * MINUTE, "d": DAY, "w": 7 * DAY}
@@ -150,22 +150,29 @@ class Source:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candles:
-    """Hold sums per candle as arrays of one length; coverage 0…1, the rest NaN if unobserved."""
+    """Hold sums per candle as arrays of one length; coverage 0…1, the rest NaN if unobserved.
+
+    ``squares``, the sum of the squared values of both sides, costs time: it is there if asked for.
+    """
 
     long: Floats
     short: Floats
     long_count: Floats
     short_count: Floats
     coverage: Floats
+    squares: Floats | None = None
 
     @classmethod
-    def unobserved(cls, size: int) -> Candles:
+    def unobserved(cls, size: int, *, squares: bool = False) -> Candles:
         """Return candles of which nothing is known."""
         nothing = np.full(size, np.nan)
-        return cls(nothing, nothing, nothing, nothing, np.zeros(size))
+        volumes = dict.fromkeys(_volumes(squares), nothing)
+        return cls(coverage=np.zeros(size), **volumes)
 
 
-VOLUMES = ("long", "short", "long_count", "short_count")
+def _volumes(squares: bool) -> tuple[str, ...]:
+    """List the fields of candles that are sums."""
+    return ("long", "short", "long_count", "short_count", *(("squares",) if squares else ()))
 
 
 def serves(period: int, opens: Ints, closes: Ints) -> bool:
@@ -183,7 +190,7 @@ def _is_grid(opens: Ints, closes: Ints) -> bool:
     return closes[-1] - opens[0] == size * length and closes[-1] - opens[-1] == length
 
 
-def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
+def source_candles(source: Source, opens: Ints, closes: Ints, *, squares: bool = False) -> Candles:
     """Sum one source's bars over candles; a coarser bar never serves a finer candle.
 
     :param opens, closes: int64 ms, increasing, the candles not overlapping
@@ -191,17 +198,22 @@ def source_candles(source: Source, opens: Ints, closes: Ints) -> Candles:
     """
     size = len(opens)
     if not size or not serves(source.period, opens, closes):
-        return Candles.unobserved(size)
+        return Candles.unobserved(size, squares=squares)
     coverage = covered_share(source.coverage, opens, closes)
     time = source.bars.timestamp
     rows = slice(*np.searchsorted(time, (opens[0], closes[-1])))
     position = _positions(time[rows], opens, closes)
     # Bars that fall between two candles of a frame with holes go to one bin too many.
-    sums = [_add(position, getattr(source.bars, name)[rows], size + 1)[:size] for name in VOLUMES]
-    long, short, long_count, short_count = (_keep(volume, coverage > 0) for volume in sums)
+    bars = {name: getattr(source.bars, name)[rows] for name in _volumes(False)}
+    if squares:
+        bars["squares"] = source.bars.long_squares[rows] + source.bars.short_squares[rows]
+    known = coverage > 0
+    sums = {
+        name: _keep(_add(position, values, size + 1)[:size], known) for name, values in bars.items()
+    }
     if not source.counted:
-        long_count, short_count = np.full(size, np.nan), np.full(size, np.nan)
-    return Candles(long, short, long_count, short_count, coverage)
+        sums |= {name: np.full(size, np.nan) for name in sums.keys() - {"long", "short"}}
+    return Candles(coverage=coverage, **sums)
 
 
 def _keep(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -223,7 +235,12 @@ def _stack(parts: Sequence[Candles], name: str) -> Floats:
 
 
 def best_source(
-    sources: Sequence[Source], opens: Ints, closes: Ints, min_coverage: float
+    sources: Sequence[Source],
+    opens: Ints,
+    closes: Ints,
+    min_coverage: float,
+    *,
+    squares: bool = False,
 ) -> tuple[Candles, Ints]:
     """Take each candle from one source: two sources of one contract are never added.
 
@@ -234,9 +251,9 @@ def best_source(
     :return: the candles, and for each the position of its source in ``sources`` (-1 = none)
     """
     if not sources:
-        return Candles.unobserved(len(opens)), np.full(len(opens), -1)
+        return Candles.unobserved(len(opens), squares=squares), np.full(len(opens), -1)
     order = sorted(range(len(sources)), key=lambda i: sources[i].name)
-    parts = [source_candles(sources[i], opens, closes) for i in order]
+    parts = [source_candles(sources[i], opens, closes, squares=squares) for i in order]
     if len(parts) == 1:
         return parts[0], (parts[0].coverage > 0) - 1
     coverage = _stack(parts, "coverage")
@@ -245,7 +262,8 @@ def best_source(
     enough = (coverage >= min_coverage) & (coverage > 0)
     best = np.argmax(coverage + np.where(enough, 2.0 * (1 + fineness[:, None]), 0.0), axis=0)
     columns = np.arange(len(opens))
-    taken = Candles(*(_stack(parts, name)[best, columns] for name in (*VOLUMES, "coverage")))
+    names = (*_volumes(squares), "coverage")
+    taken = Candles(**{name: _stack(parts, name)[best, columns] for name in names})
     return taken, np.where(taken.coverage > 0, np.array(order)[best], -1)
 
 
@@ -253,9 +271,35 @@ def add_contracts(parts: Sequence[Candles]) -> Candles:
     """Add the contracts of one exchange; it was observed only as far as each of them was."""
     if len(parts) == 1:
         return parts[0]
-    long, short, long_count, short_count = (_stack(parts, name).sum(axis=0) for name in VOLUMES)
-    coverage = _stack(parts, "coverage").min(axis=0)
-    return Candles(long, short, long_count, short_count, coverage)
+    names = _volumes(parts[0].squares is not None)
+    sums = {name: _stack(parts, name).sum(axis=0) for name in names}
+    return Candles(coverage=_stack(parts, "coverage").min(axis=0), **sums)
+
+
+def add_parts(parts: Iterable[Candles], min_coverage: float, least: int | float) -> Candles:
+    """Add exchanges, or pairs, leaving those out of a candle that observed too little of it.
+
+    Takes one part after the other, so that a whole market needs the memory of one pair.
+
+    :param least: how many parts, or below 1 which share of them, must have observed a candle at
+        ``min_coverage``; where fewer did, it is NaN
+    :return: their sums; coverage is the mean over all parts all the same
+    """
+    total: dict[str, Floats] = {}
+    number = 0
+    for part in parts:
+        number += 1
+        used = (part.coverage >= min_coverage) & (part.coverage > 0)
+        if not total:
+            names = _volumes(part.squares is not None)
+            total = {name: np.zeros(len(used)) for name in (*names, "coverage", "used")}
+        for name in names:
+            np.add(total[name], getattr(part, name), out=total[name], where=used)
+        total["coverage"] += part.coverage
+        total["used"] += used
+    enough = total["used"] >= (least if least >= 1 else least * number)
+    sums = {name: _keep(total[name], enough) for name in names}
+    return Candles(coverage=total["coverage"] / number, **sums)
 
 
 def columns(
@@ -273,38 +317,41 @@ def columns(
 
     :param exchanges: exchange id → its candles, all of one length
     :param per_exchange: also return ``liq_long_binance`` and so on
-    :return: column → float64 array
+    :return: column → float64 array; ``liq_n_eff`` is among them if the candles have squares
     """
-    parts = list(exchanges.values())
-    used = [(part.coverage >= min_coverage) & (part.coverage > 0) for part in parts]
-    alone = len(parts) == min_exchanges == 1
-    enough = used[0] if alone else np.sum(used, axis=0) >= min_exchanges
-    coverage = parts[0].coverage if alone else _stack(parts, "coverage").mean(axis=0)
-    sums = {name: _keep(_sum(parts, name, used), enough) for name in VOLUMES}
-    result = _table(sums, coverage)
+    result = table(_enough(list(exchanges.values()), min_coverage, min_exchanges))
     if per_exchange:
-        for row, (exchange, part) in enumerate(exchanges.items()):
-            own = {name: np.where(used[row], getattr(part, name), np.nan) for name in VOLUMES}
-            table = _table(own, part.coverage.copy())
-            result |= {f"{name}_{exchange}": array for name, array in table.items()}
+        for exchange, part in exchanges.items():
+            own = table(add_parts([part], min_coverage, 1))
+            result |= {f"{name}_{exchange}": array for name, array in own.items()}
     return result
 
 
-def _sum(parts: Sequence[Candles], name: str, used: Sequence[np.ndarray]) -> Floats:
-    """Add the exchanges that are used, in their order; 0 where none is."""
-    if len(parts) == 1:
-        return getattr(parts[0], name)
-    return np.sum(_stack(parts, name), axis=0, where=np.stack(used))
+def _enough(parts: Sequence[Candles], min_coverage: float, min_exchanges: int) -> Candles:
+    """Add the exchanges; one alone needs no sums."""
+    if len(parts) > 1:
+        return add_parts(parts, min_coverage, min_exchanges)
+    one = parts[0]
+    used = (one.coverage >= min_coverage) & (one.coverage > 0)
+    names = _volumes(one.squares is not None)
+    return Candles(
+        coverage=one.coverage, **{name: _keep(getattr(one, name), used) for name in names}
+    )
 
 
-def _table(sums: dict[str, np.ndarray], coverage: Floats) -> dict[str, Floats]:
-    long, short = sums["long"], sums["short"]
-    return {
+def table(candles: Candles) -> dict[str, Floats]:
+    """Name the sums of candles as the columns that a strategy sees."""
+    long, short = candles.long, candles.short
+    total = long + short
+    named = {
         "liq_long": long,
         "liq_short": short,
-        "liq_total": long + short,
-        "liq_long_count": sums["long_count"],
-        "liq_short_count": sums["short_count"],
+        "liq_total": total,
+        "liq_long_count": candles.long_count,
+        "liq_short_count": candles.short_count,
         "liq_imbalance": imbalance(long, short),
-        "liq_coverage": coverage,
+        "liq_coverage": candles.coverage,
     }
+    if candles.squares is not None:
+        named["liq_n_eff"] = effective_count(total, candles.squares)
+    return named

@@ -23,7 +23,9 @@ import talib
 from liquidations.errors import require
 from liquidations.event import Floats
 from liquidations.imbalance import window_imbalance
-from liquidations.windows import count_below, count_known
+from liquidations.series import array, before, keep, last_known, series, signed
+from liquidations.series import shift as moved
+from liquidations.windows import count_below, count_known, past_mean, window_sums
 
 
 def extreme(
@@ -48,7 +50,8 @@ def extreme(
         low = 1 - threshold
     elif not isinstance(low, pd.Series):
         require("low", low, 0, 0.5)
-    return _signed(imbalance > threshold, imbalance < low)
+    ratio = array(imbalance)
+    return series(signed(ratio > _bound(threshold), ratio < _bound(low)), imbalance)
 
 
 def shift(imbalance: pd.Series, hysteresis: float = 0.05, max_age: int = 12) -> pd.Series:
@@ -65,7 +68,9 @@ def shift(imbalance: pd.Series, hysteresis: float = 0.05, max_age: int = 12) -> 
     [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]
     """
     require("hysteresis", hysteresis, 0, 0.5)
-    return _turn(_signed(imbalance > 0.5 + hysteresis, imbalance < 0.5 - hysteresis), max_age)
+    ratio = array(imbalance)
+    side = signed(ratio > 0.5 + hysteresis, ratio < 0.5 - hysteresis)
+    return series(_turn(side, max_age), imbalance)
 
 
 def flip(imbalance: pd.Series, threshold: float = 0.8, max_age: int = 6) -> pd.Series:
@@ -79,7 +84,7 @@ def flip(imbalance: pd.Series, threshold: float = 0.8, max_age: int = 6) -> pd.S
     >>> flip(pd.Series([0.1, 0.5, None, 0.9, 0.95, 0.05])).tolist()
     [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]
     """
-    return _turn(extreme(imbalance, threshold), max_age)
+    return series(_turn(array(extreme(imbalance, threshold)), max_age), imbalance)
 
 
 def return_to_balance(
@@ -97,10 +102,12 @@ def return_to_balance(
     [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, -1.0]
     """
     require("band", band, 0, 0.5)
-    side = extreme(imbalance, threshold)
-    balanced = (imbalance - 0.5).abs() <= band
-    state = side.where(side.ne(0) | balanced)
-    return _before(state, max_age).where(balanced, 0.0).fillna(0.0)
+    side = array(extreme(imbalance, threshold))
+    balanced = np.abs(array(imbalance) - 0.5) <= band
+    rows = np.flatnonzero((side != 0) | balanced)
+    back = np.zeros(len(side))
+    back[rows] = keep(before(side, rows, max_age), balanced[rows])
+    return series(back, imbalance)
 
 
 def high_volume(total: pd.Series, window: int = 48, threshold: float = 0.8) -> pd.Series:
@@ -116,11 +123,10 @@ def high_volume(total: pd.Series, window: int = 48, threshold: float = 0.8) -> p
     """
     require("window", window, 2)
     require("threshold", threshold, 0, 1)
-    values = total.to_numpy(dtype=np.float64)
+    values = array(total)
     known = count_known(values, window)
     high = count_below(values, window) >= threshold * known
-    enough = known >= (window + 1) // 2
-    return pd.Series(high & enough & ~np.isnan(values), index=total.index)
+    return series(high & (known >= (window + 1) // 2) & ~np.isnan(values), total)
 
 
 def sharp_move(
@@ -134,11 +140,10 @@ def sharp_move(
     """
     require("threshold", threshold, 0)
     require("window", window, 1)
-    highs, lows, closes = (series.to_numpy(dtype=np.float64) for series in (high, low, close))
-    typical = talib.ATR(highs, lows, closes, timeperiod=window)
-    before = pd.Series(typical, index=close.index).shift(1)
-    move = close.diff()
-    return _signed(move < -threshold * before, move > threshold * before)
+    closes = array(close)
+    far = threshold * moved(talib.ATR(array(high), array(low), closes, timeperiod=window))
+    move = closes - moved(closes)
+    return series(signed(move < -far, move > far), close)
 
 
 def capitulation(
@@ -162,7 +167,52 @@ def capitulation(
     move = sharp_move(
         dataframe["high"], dataframe["low"], dataframe["close"], move_threshold, move_window
     )
-    return side.where(high & side.eq(move), 0.0)
+    return series(keep(array(side), array(high) & (array(side) == array(move))), side)
+
+
+def volatility_regime(close: pd.Series, window: int = 6, baseline: int = 96) -> pd.Series:
+    """Measure how much the price moves lately against the stretch before.
+
+    :param window: the latest candles
+    :param baseline: the candles before them that they are compared with
+    :return: root mean square of the log returns of the window over that of the baseline: 1 is as
+        usual, below is quieter; NaN where candles are missing or the baseline did not move
+
+    >>> volatility_regime(pd.Series([1.0, 2.0, 4.0, 4.0, 8.0]), 2, 2).round(3).tolist()[-1]
+    0.707
+    """
+    require("window", window, 1)
+    require("baseline", baseline, 1)
+    squares = np.diff(np.log(array(close)), prepend=np.nan) ** 2
+    lately = window_sums(squares, window) / window
+    usual = moved(window_sums(squares, baseline) / baseline, window)
+    return series(np.sqrt(lately / np.where(usual > 0, usual, np.nan)), close)
+
+
+def quiet(
+    dataframe: pd.DataFrame,
+    signal: pd.Series,
+    max_age: int = 24,
+    threshold: float = 1.0,
+    window: int = 6,
+    baseline: int = 96,
+) -> pd.Series:
+    """Tell where the price has calmed down after a capitulation: a filter for entries.
+
+    :param dataframe: candles with ``close`` and ``liq_total``
+    :param signal: of :func:`capitulation`, or another reading with a side
+    :param max_age: how many candles back the signal may lie; the last one counts
+    :param threshold: what :func:`volatility_regime` may be at most
+    :param window, baseline: of :func:`volatility_regime`; the baseline comes to hold the
+        capitulation itself, so quiet means quieter than that
+    :return: +1 after longs capitulated, -1 after shorts did, else 0
+    """
+    require("threshold", threshold, 0)
+    side = array(signal)
+    last = last_known(side, np.flatnonzero(side), max_age)
+    calm = array(volatility_regime(dataframe["close"], window, baseline)) <= threshold
+    over = (side == 0) & ~np.isnan(array(dataframe["liq_total"]))
+    return series(keep(last, calm & over), signal)
 
 
 def fragile(dataframe: pd.DataFrame, threshold: float = 0.8, window: int = 48) -> pd.Series:
@@ -174,11 +224,11 @@ def fragile(dataframe: pd.DataFrame, threshold: float = 0.8, window: int = 48) -
     :return: +1 where longs are hit above the lowest low, -1 shorts below the highest high, else 0
     """
     require("window", window, 1)
-    side = extreme(dataframe["liq_imbalance"], threshold)
-    low, high = dataframe["low"], dataframe["high"]
-    above = low > _extremum(talib.MIN, low, window).shift(1)
-    below = high < _extremum(talib.MAX, high, window).shift(1)
-    return side.where((side > 0) & above | (side < 0) & below, 0.0)
+    side = array(extreme(dataframe["liq_imbalance"], threshold))
+    low, high = array(dataframe["low"]), array(dataframe["high"])
+    above = low > moved(_extremum(talib.MIN, low, window))
+    below = high < moved(_extremum(talib.MAX, high, window))
+    return series(keep(side, (side > 0) & above | (side < 0) & below), dataframe)
 
 
 def pressure(
@@ -211,29 +261,25 @@ def consistency(imbalance: pd.Series, window: int = 24) -> pd.Series:
     0.333
     """
     require("window", window, 1)
-    side = np.sign(imbalance - 0.5)
-    return side.rolling(window, min_periods=(window + 1) // 2).mean()
+    side = np.sign(array(imbalance) - 0.5)
+    padded = np.append(side, np.nan)  # counts and means are of the candles before one
+    enough = count_known(padded, window)[1:] >= (window + 1) // 2
+    return series(np.where(enough, past_mean(padded, window)[1:], np.nan), imbalance)
 
 
-def _signed(longs: pd.Series, shorts: pd.Series) -> pd.Series:
-    return longs.astype(np.float64) - shorts.astype(np.float64)
+def _bound(threshold: float | pd.Series) -> float | Floats:
+    return array(threshold) if isinstance(threshold, pd.Series) else threshold
 
 
-def _before(state: pd.Series, max_age: int) -> pd.Series:
-    """Return the last known state before each candle, NaN if it is older than ``max_age``."""
-    require("max_age", max_age, 1)
-    known = state.shift(1)
-    return known if max_age == 1 else known.ffill(limit=max_age - 1)
-
-
-def _turn(side: pd.Series, max_age: int) -> pd.Series:
+def _turn(side: Floats, max_age: int) -> Floats:
     """Return the side where it is the opposite of the last one that was not 0."""
-    last = _before(side.where(side.ne(0)), max_age)
-    return side.where(side.eq(-last), 0.0)
+    rows = np.flatnonzero(side)
+    turned = np.zeros(len(side))
+    turned[rows] = keep(side[rows], side[rows] == -before(side, rows, max_age))
+    return turned
 
 
-def _extremum(function: Callable[..., Floats], values: pd.Series, window: int) -> pd.Series:
-    """Return a series' lowest or highest value over each window."""
-    array = values.to_numpy(dtype=np.float64)
+def _extremum(function: Callable[..., Floats], values: Floats, window: int) -> Floats:
+    """Return the lowest or highest value of each window."""
     # TA-Lib knows windows of two and more.
-    return values if window == 1 else pd.Series(function(array, window), index=values.index)
+    return values if window == 1 else function(values, window)

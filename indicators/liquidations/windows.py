@@ -1,8 +1,7 @@
 """Windows of candles, exact and fast. Floor 0: numpy only.
 
-Each window is worked out afresh, by one pass over all candles for each of its places: a running sum
-leaves residues where an exact 0 is due, and depends on where the frame begins. That costs a pass a
-place, so windows of some hundreds of candles are what these are for.
+No running sums: they leave residues where an exact 0 is due, and depend on where the frame begins.
+Here a candle's result depends on nothing but its own window, to the bit.
 """
 
 from __future__ import annotations
@@ -21,24 +20,34 @@ def window_sums(values: Floats, window: int) -> Floats:
     """
     require("window", window, 1)
     size = len(values)
-    padded = np.concatenate((np.full(window - 1, np.nan), values))
-    total = padded[:size].copy()
-    for place in range(1, window):
-        total += padded[place : place + size]
+    # Sums of 1, 2, 4, … neighbours; those that make up the window are added.
+    block = np.concatenate((np.full(window - 1, np.nan), values))
+    total = np.zeros(size)
+    begin, width = 0, 1
+    while width <= window:
+        if window & width:
+            total += block[begin : begin + size]
+            begin += width
+        if 2 * width <= window:
+            block = block[:-width] + block[width:]
+        width *= 2
     return total
 
 
 def count_below(values: Floats, window: int) -> Ints:
     """Count, among the ``window`` candles before each one, those with a smaller value.
 
+    It takes a pass over all candles for each place of the window.
+
     >>> count_below(np.array([3.0, 1.0, np.nan, 2.0, 9.0]), 3).tolist()
     [0, 0, 0, 1, 2]
     """
     require("window", window, 1)
-    count = np.zeros(len(values), np.int64)
+    # Small numbers are counted in half the time.
+    count: Ints = np.zeros(len(values), np.int16 if window < 2**15 else np.int64)
     for age in range(1, min(window, len(values) - 1) + 1):
         count[age:] += values[:-age] < values[age:]
-    return count
+    return count.astype(np.int64)
 
 
 def count_known(values: Floats, window: int) -> Ints:
@@ -49,5 +58,18 @@ def count_known(values: Floats, window: int) -> Ints:
     """
     require("window", window, 1)
     before = np.concatenate(([0], np.cumsum(~np.isnan(values))))[:-1]
-    first = np.maximum(np.arange(len(values)) - window, 0)
-    return before - before[first]
+    count = before.copy()
+    count[window:] -= before[:-window]
+    return count
+
+
+def past_mean(values: Floats, window: int) -> Floats:
+    """Average the known values among the ``window`` before each one; NaN where none is known.
+
+    >>> past_mean(np.array([1.0, 3.0, np.nan, 5.0]), 2).tolist()
+    [nan, 1.0, 2.0, 3.0]
+    """
+    known = count_known(values, window)
+    padded = np.concatenate((np.zeros(window), np.nan_to_num(values)))
+    sums = window_sums(padded, window)[window - 1 : -1]
+    return sums / np.where(known > 0, known, np.nan)
