@@ -26,6 +26,7 @@ from freqtrade.system import gc_set_threshold
 
 from liquidations import provider
 from liquidations.cli import run as liquidations
+from liquidations.strategy import add_liquidations
 
 
 GOAL = 0.10
@@ -55,10 +56,7 @@ def measure(datadir: Path, db_url: str, pairs: list[str], timeframe: str, timera
         return load_data(datadir, timeframe, pairs, timerange=span, candle_type=CandleType.FUTURES)
 
     def columns(frames: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
-        return [
-            provider.add_liquidations(strategy, frame, {"pair": pair})
-            for pair, frame in frames.items()
-        ]
+        return [add_liquidations(strategy, frame, {"pair": pair}) for pair, frame in frames.items()]
 
     rows = []
     for _ in range(ROUNDS + 1):

@@ -13,9 +13,12 @@ from freqtrade.exceptions import OperationalException
 from freqtrade.strategy import IStrategy
 
 from liquidations import provider
+from liquidations import strategy as door
 from liquidations.event import CANDLE_COLUMNS
-from liquidations.provider import LiquidationProvider, add_liquidations, prepare_liquidations
+from liquidations.provider import LiquidationProvider
+from liquidations.settings import read_settings
 from liquidations.store import Store
+from liquidations.strategy import add_liquidations, prepare_liquidations
 
 
 PAIR = "BTC/USDT:USDT"
@@ -56,7 +59,7 @@ def stored(db_url):
         vendor = bars_of(("2024-01-01 01:00", 10.0, 30.0))
         span = spans(("2024-01-01 00:00", "2024-01-01 06:00"))
         writer.insert("okx", "BTC/USD:BTC", "vendor", vendor, span, period=HOUR)
-    provider._warned.clear()
+    door._warned.clear()
     return db_url
 
 
@@ -241,7 +244,7 @@ def test_the_cache_serves_parts_of_what_it_holds_and_stays_small(stored, monkeyp
     monkeypatch.setattr(provider, "CACHE_BYTES", 0)
     own = LiquidationProvider(stored)
     opens = candles()["date"].to_numpy("datetime64[ms]").astype(np.int64)
-    settings = provider.read_settings(strategy.config)
+    settings = read_settings(strategy.config)
     for _ in range(2):
         table, _ = own.columns(PAIR, opens, "1h", settings)
         assert table["liq_total"].tobytes() == expected["liq_total"].to_numpy().tobytes()
@@ -256,7 +259,7 @@ def test_a_provider_can_be_pickled_and_a_strategy_holds_none(stored):
     known = provider.provider_of(stored)
     copy = pickle.loads(pickle.dumps(known))
     opens = candles()["date"].to_numpy("datetime64[ms]").astype(np.int64)
-    table, _ = copy.columns(PAIR, opens, "1h", provider.read_settings(strategy.config))
+    table, _ = copy.columns(PAIR, opens, "1h", read_settings(strategy.config))
     assert table["liq_total"].tobytes() == expected["liq_total"].to_numpy().tobytes()
     assert "sqlite" in repr(copy.__getstate__())
     copy.close()

@@ -1,63 +1,59 @@
-"""Between the store and Freqtrade: the columns of a pair's candles, in every run mode. Floor 4.
+"""Between the store and the strategy: the columns of a pair's candles, or a market's. Floor 4.
 
-How Freqtrade calls a strategy decides the shape of this module:
-
-- ``hyperopt -j 2`` and the analyses pickle strategies: so nothing lives on the strategy; providers
-  live in a registry of this module, one for each store and process.
-- ``lookahead-analysis`` compares a full frame with cut ones; it is blind to data from outside
-  unless they are clamped to the close of the last candle given: so they always are.
-- The backtest cache knows neither data nor imported packages: see :func:`prepare_liquidations`.
-- Dates are in ms in backtests and in µs in dry-run; only ``runmode`` tells bots from history.
+``hyperopt -j 2`` and the analyses pickle strategies: so nothing lives on a strategy; providers live
+in a registry of this module, one for each store and process.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import pandas as pd
-from freqtrade.enums import RunMode
-from freqtrade.exceptions import OperationalException
 
 from liquidations.candles import (
     Candles,
     Source,
     add_contracts,
+    add_parts,
     best_source,
     candle_closes,
+    candle_opens,
     columns,
     format_period,
     format_time,
+    table,
 )
 from liquidations.errors import LiquidationsError
-from liquidations.event import SIMULATED, Floats, Ints, covered_share
+from liquidations.event import MINUTE, Floats, Ints, covered_share
+from liquidations.exchanges import regime
 from liquidations.pairs import base_of, match
-from liquidations.settings import (
-    FINGERPRINT,
-    SECTION,
-    Settings,
-    read_exchanges,
-    read_settings,
-)
+from liquidations.sampling import MONTH, peak_saturation, unsample
+from liquidations.settings import Settings
 from liquidations.store import Reader, Series, Store
 
-
-if TYPE_CHECKING:
-    from freqtrade.strategy import IStrategy
-
-logger = logging.getLogger(__name__)
 
 #: Bytes of bars that a process keeps; the analyses ask for the same stretch again and again.
 CACHE_BYTES = 256 * 2**20
 
-_LIVE = (RunMode.DRY_RUN, RunMode.LIVE)
+#: What :meth:`LiquidationProvider.corrected` tells of each exchange.
+CORRECTED = (
+    "liq_imbalance_corrected",
+    "liq_imbalance_lower",
+    "liq_imbalance_upper",
+    "liq_saturation",
+)
+
+#: Stands for all pairs that the store holds of the chosen exchanges, where a pair is asked for.
+MARKET = "market"
+
+#: Of the market's contracts at least this share must have observed a candle.
+MARKET_SHARE = 0.5
+
+#: Markets that a process keeps: the candles of all pairs ask for the same one.
+_MARKETS = 4
 
 
 class LiquidationProvider:
@@ -74,6 +70,7 @@ class LiquidationProvider:
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._cache: OrderedDict[int, tuple[tuple[int, int, int], Source]] = OrderedDict()
+        self._markets: OrderedDict[tuple, dict[str, Floats]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, str]:
         return {"db_url": self.db_url}
@@ -89,7 +86,7 @@ class LiquidationProvider:
             if self._store is not None and self._store.replaced():
                 self._store.close()
                 self._store = None
-                self._cache.clear()
+                self._forget()
             if self._store is None:
                 self._store = Store(self.db_url)
             return self._store
@@ -98,9 +95,13 @@ class LiquidationProvider:
         """Close the store and empty the cache; both come back when they are asked for."""
         with self._lock:
             store, self._store = self._store, None
-            self._cache.clear()
+            self._forget()
         if store is not None:
             store.close()
+
+    def _forget(self) -> None:
+        self._cache.clear()
+        self._markets.clear()
 
     def columns(
         self,
@@ -110,10 +111,13 @@ class LiquidationProvider:
         settings: Settings,
         *,
         per_exchange: bool = False,
+        squares: bool = False,
     ) -> tuple[dict[str, Floats], Matched]:
-        """Sum the liquidations of a pair's base over candles.
+        """Sum the liquidations of a pair's base, or of the whole market, over candles.
 
-        :param pair: as Freqtrade writes it; on each exchange the contract of the same base is read
+        :param pair: as Freqtrade writes it, on each exchange the contract of the same base is read;
+            or ``MARKET``
+        :param squares: add ``liq_n_eff``
         :param opens: when the candles open, int64 ms UTC, increasing
         :return: column → float64 array of the length of ``opens``, NaN where unobserved; and what
             was matched
@@ -121,28 +125,111 @@ class LiquidationProvider:
         """
         closes = candle_closes(opens, timeframe)
         with self.store.read() as reader:
+            if pair == MARKET:
+                return self._market(reader, opens, closes, settings, squares)
             matched = find(reader, pair, settings)
             exchanges = {}
             for exchange, contracts in matched.items():
                 parts = [
-                    best_source(
-                        [self._source(reader, one, opens[0], closes[-1]) for one in series],
-                        opens,
-                        closes,
-                        settings.min_coverage,
-                    )[0]
+                    self._contract(reader, series, opens, closes, settings, squares)
                     for series in contracts.values()
                 ]
                 exchanges[exchange] = (
-                    add_contracts(parts) if parts else Candles.unobserved(len(opens))
+                    add_contracts(parts)
+                    if parts
+                    else Candles.unobserved(len(opens), squares=squares)
                 )
-        table = columns(
+        result = columns(
             exchanges,
             min_coverage=settings.min_coverage,
             min_exchanges=settings.min_exchanges,
             per_exchange=per_exchange,
         )
-        return table, matched
+        return result, matched
+
+    def _contract(
+        self,
+        reader: Reader,
+        series: Iterable[Series],
+        opens: Ints,
+        closes: Ints,
+        settings: Settings,
+        squares: bool,
+    ) -> Candles:
+        sources = [self._source(reader, one, opens[0], closes[-1]) for one in series]
+        best = best_source(sources, opens, closes, settings.min_coverage, squares=squares)
+        return best[0]
+
+    def _market(
+        self, reader: Reader, opens: Ints, closes: Ints, settings: Settings, squares: bool
+    ) -> tuple[dict[str, Floats], Matched]:
+        matched = find_market(reader.series(), settings)
+        digests = tuple((one.id, one.digest) for one in all_series(matched))
+        key = (opens.tobytes(), closes[-1], settings, squares, digests)
+        with self._lock:
+            known = self._markets.get(key)
+        if known is None:
+
+            def contracts() -> Iterator[Candles]:
+                for names in matched.values():
+                    for series in names.values():
+                        yield self._contract(reader, series, opens, closes, settings, squares)
+
+            nothing = [Candles.unobserved(len(opens), squares=squares)]
+            parts = contracts() if any(matched.values()) else nothing
+            known = table(add_parts(parts, settings.min_coverage, MARKET_SHARE))
+            with self._lock:
+                self._markets[key] = known
+                while len(self._markets) > _MARKETS:
+                    self._markets.popitem(last=False)
+        return {name: array.copy() for name, array in known.items()}, matched
+
+    def corrected(
+        self, pair: str, opens: Ints, timeframe: str, settings: Settings
+    ) -> dict[str, Floats]:
+        """Correct each exchange's ratio for what its feed hides, out of single orders.
+
+        :return: ``liq_imbalance_corrected_binance``, ``liq_imbalance_lower_binance``,
+            ``liq_imbalance_upper_binance``, ``liq_saturation_binance`` and so on; NaN where no
+            single orders are stored
+        """
+        past = candle_opens(int(opens[0]) - MONTH, int(opens[0]), timeframe)
+        longer = np.concatenate((past, opens))
+        result: dict[str, Floats] = {}
+        with self.store.read() as reader:
+            for exchange, contracts in find(reader, pair, settings).items():
+                # One order a second is one of a contract: others can't be told from their sum.
+                series = next(iter(contracts.values()), [])
+                found = self._corrected(reader, series, longer, timeframe, settings)
+                columns = zip(CORRECTED, found, strict=True)
+                result |= {f"{name}_{exchange}": values[len(past) :] for name, values in columns}
+        return result
+
+    def _corrected(
+        self,
+        reader: Reader,
+        series: Iterable[Series],
+        opens: Ints,
+        timeframe: str,
+        settings: Settings,
+    ) -> Iterable[Floats]:
+        closes = candle_closes(opens, timeframe)
+        counted = [one for one in series if one.counted and one.period == MINUTE]
+        sources = [self._source(reader, one, opens[0], closes[-1]) for one in counted]
+        nothing = np.full(len(opens), np.nan)
+        if not sources:
+            return [nothing] * len(CORRECTED)
+        best = max(range(len(sources)), key=lambda place: len(sources[place].bars))
+        source = sources[best]
+        events = reader.events(counted[best], opens[0], closes[-1])
+        if len(source.bars) and not len(events):
+            return [nothing] * len(CORRECTED)  # bars that count, but no single orders
+        used = covered_share(source.coverage, opens, closes) >= settings.min_coverage
+        kinds = regime(counted[best].exchange, opens)
+        found = unsample(events, opens, closes, kinds, source.coverage)
+        peak = peak_saturation(source, opens, closes)
+        arrays = [found[name].to_numpy() for name in ("imbalance", "lower", "upper")]
+        return [np.where(used, array, np.nan) for array in (*arrays, peak)]
 
     def span(self, pair: str, settings: Settings) -> tuple[int, int]:
         """Return from when to when (ms) anything was observed of what stands for the pair.
@@ -188,7 +275,24 @@ Matched = dict[str, dict[str, list[Series]]]
 
 def find(reader: Reader, pair: str, settings: Settings) -> Matched:
     """Find which contracts stand for the pair's base on each chosen exchange, and their sources."""
-    stored = reader.series(base=base_of(pair))
+    if pair == MARKET:
+        return find_market(reader.series(), settings)
+    return _match(pair, reader.series(base=base_of(pair)), settings)
+
+
+def find_market(stored: Iterable[Series], settings: Settings) -> Matched:
+    """Find what stands for each base that is stored, on each chosen exchange."""
+    bases: dict[str, list[Series]] = {}
+    for one in stored:
+        bases.setdefault(one.base, []).append(one)
+    matched: Matched = {exchange: {} for exchange in settings.exchanges}
+    for base, series in bases.items():
+        for exchange, contracts in _match(f"{base}/USDT:USDT", series, settings).items():
+            matched[exchange] |= contracts
+    return matched
+
+
+def _match(pair: str, stored: list[Series], settings: Settings) -> Matched:
     matched: Matched = {}
     for exchange in settings.exchanges:
         own = [one for one in stored if one.exchange == exchange]
@@ -205,7 +309,6 @@ def all_series(matched: Matched) -> list[Series]:
 
 
 _providers: dict[tuple[int, str], LiquidationProvider] = {}
-_warned: set[str] = set()
 _registry = threading.Lock()
 
 
@@ -216,167 +319,6 @@ def provider_of(db_url: str) -> LiquidationProvider:
         if key not in _providers:
             _providers[key] = LiquidationProvider(db_url)
         return _providers[key]
-
-
-def _warn_once(message: str, key: str = "") -> None:
-    """Log a message once; with a key, once of its kind, whatever the times in its text."""
-    with _registry:
-        if (key or message) in _warned:
-            return
-        _warned.add(key or message)
-    logger.warning(message)
-
-
-def prepare_liquidations(config: dict[str, Any]) -> None:
-    """Check the config section and let Freqtrade's backtest cache notice new liquidation data.
-
-    Call it in the strategy's ``__init__``. Freqtrade reuses the result of an earlier backtest if
-    the configuration and the strategy's file are the same, whatever happened to the data. This
-    writes a fingerprint of the stored liquidations into the configuration, so that new data make a
-    new backtest.
-
-    :param config: Freqtrade's configuration; ``config["liquidations"]["fingerprint"]`` is set
-    :raises OperationalException: on a mistake in the section ``liquidations``.
-    """
-    try:
-        settings = read_settings(config)
-    except LiquidationsError as error:
-        raise OperationalException(str(error)) from error
-    if config.get("runmode") in _LIVE:
-        return
-    try:
-        data = provider_of(settings.db_url).store.fingerprint()
-    except LiquidationsError:
-        # add_liquidations will say it, at a place where Freqtrade ends in one clean line.
-        data = "no store"
-    section = config.setdefault(SECTION, {})
-    section[FINGERPRINT] = f"{version('freqtrade-liquidations')} {data}"
-
-
-def add_liquidations(
-    strategy: IStrategy,
-    dataframe: pd.DataFrame,
-    metadata: Mapping[str, Any],
-    timeframe: str | None = None,
-    *,
-    pair: str | None = None,
-    suffix: str | None = None,
-    exchanges: str | Iterable[str] | None = None,
-    per_exchange: bool = False,
-) -> pd.DataFrame:
-    """Add the liquidation columns to a strategy's candles, the same in every run mode.
-
-    Columns (all float64): ``liq_long``, ``liq_short``, ``liq_total`` in USD (0.0 = observed and
-    none, NaN = not observed), ``liq_long_count``, ``liq_short_count`` (NaN where the source gives
-    none), ``liq_imbalance`` = long / total in [0, 1] (NaN where the total is 0 or unknown),
-    ``liq_coverage`` (share of the candle that was observed, mean over the exchanges). A candle's
-    values depend on nothing after its close.
-
-    :param strategy: the strategy, for its configuration
-    :param dataframe: candles with the column ``date``
-    :param metadata: as Freqtrade passes it to ``populate_indicators``
-    :param timeframe: of the candles in ``dataframe``; default: the metadata's, then the strategy's
-    :param pair: read another pair's liquidations, for example ``"BTC/USDT:USDT"``
-    :param suffix: ends the columns' names; with ``pair`` it defaults to the base: ``liq_long_btc``
-    :param exchanges: ``"all"`` or some of them; default: the config's
-    :param per_exchange: also add ``liq_long_binance`` and so on
-    :return: the candles with the columns, as a new frame: assign it
-    :raises OperationalException: in backtests, hyperopt, plots and analyses, if nothing is stored
-        of the pair and time; in dry-run and live the columns are NaN then, and the log says so.
-    """
-    config = strategy.config
-    live = config.get("runmode") in _LIVE
-    name = pair or metadata["pair"]
-    frame = timeframe or metadata.get("timeframe") or metadata.get("tf") or strategy.timeframe
-    try:
-        if suffix is None:
-            suffix = base_of(pair).lower() if pair else ""
-        settings = read_settings(config)
-        if exchanges is not None:
-            chosen = exchanges if isinstance(exchanges, str) else list(exchanges)
-            settings = _with_exchanges(settings, read_exchanges(chosen, config))
-        opens = _opens(dataframe, frame)
-        if config.get("runmode") == RunMode.BACKTEST and FINGERPRINT not in config.get(SECTION, {}):
-            _warn_once(_NOT_PREPARED)
-        try:
-            table = _table(name, opens, frame, settings, per_exchange)
-        except LiquidationsError as error:
-            if not live:
-                raise
-            message = f"no liquidations for {name}, the columns are NaN: {error}"
-            _warn_once(message, key=f"no liquidations for {name}")
-            table = _unobserved(settings, len(opens), per_exchange)
-    except LiquidationsError as error:
-        raise OperationalException(str(error)) from error
-    if suffix:
-        table = {f"{column}_{suffix}": array for column, array in table.items()}
-    names = dataframe.columns.tolist()
-    if again := [column for column in names if column in table]:
-        dataframe = dataframe.drop(columns=again)
-        names = dataframe.columns.tolist()
-    # One concat is faster than seven insertions, and leaves no fragmented frame. pandas takes
-    # longer to join two lists of names than to copy the numbers, so it is given the joined one.
-    # Short columns are copied into one block, which costs pandas less than to handle them singly.
-    arrays = list(table.values())
-    data = np.stack(arrays).T if len(dataframe) < 10_000 else dict(enumerate(arrays))
-    added = pd.DataFrame(data, index=dataframe.index, copy=False)
-    joined = pd.concat([dataframe, added], axis=1, ignore_index=True)
-    joined.columns = _names((*names, *table)).copy()
-    return joined
-
-
-@lru_cache(maxsize=64)
-def _names(columns: tuple[str, ...]) -> pd.Index:
-    """Return an index of names; copy it, or who names it names it for all frames."""
-    return pd.Index(columns)
-
-
-_NOT_PREPARED = (
-    "Freqtrade can't see when liquidation data change and may show the result of an earlier "
-    "backtest. Call prepare_liquidations(config) in the strategy's __init__, "
-    "or run with --cache none."
-)
-
-
-def _with_exchanges(settings: Settings, exchanges: tuple[str, ...]) -> Settings:
-    least = min(settings.min_exchanges, len(exchanges))
-    return Settings(settings.db_url, exchanges, settings.inverse, settings.min_coverage, least)
-
-
-def _opens(dataframe: pd.DataFrame, timeframe: str) -> Ints:
-    """Return the candles' opens in int64 ms, and refuse a timeframe that would reach past them."""
-    # Backtests give dates in ms, dry-run in µs; naive datetime64 is UTC here.
-    opens = dataframe["date"].to_numpy(dtype="datetime64[ms]").view(np.int64)
-    closes = candle_closes(opens, timeframe)
-    if np.any(opens[1:] < closes[:-1]):
-        raise LiquidationsError(
-            f"the candles are closer together than {timeframe}: their liquidations would come from "
-            "the future; give the timeframe of the candles in the dataframe"
-        )
-    return opens
-
-
-def _unobserved(settings: Settings, size: int, per_exchange: bool) -> dict[str, Floats]:
-    return columns(
-        {name: Candles.unobserved(size) for name in settings.exchanges},
-        per_exchange=per_exchange,
-    )
-
-
-def _table(
-    pair: str, opens: Ints, timeframe: str, settings: Settings, per_exchange: bool
-) -> dict[str, Floats]:
-    if not len(opens):
-        return _unobserved(settings, 0, per_exchange)
-    table, matched = provider_of(settings.db_url).columns(
-        pair, opens, timeframe, settings, per_exchange=per_exchange
-    )
-    if any(one.source == SIMULATED for one in all_series(matched)):
-        _warn_once("SIMULATED: the liquidations in this store are invented")
-    if np.all(np.isnan(table["liq_total"])):
-        warning = explain_nothing(pair, opens, timeframe, settings, matched, table["liq_coverage"])
-        _warn_once(warning)
-    return table
 
 
 def explain_nothing(
