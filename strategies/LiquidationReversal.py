@@ -1,29 +1,39 @@
-"""Trade against forced orders: buy when longs were flushed, sell when shorts were.
+"""Trade against forced orders: buy when longs capitulate, sell when shorts do.
 
-A candle in which nearly all liquidations hit one side, on high volume, has spent the forced orders
-of that side. No edge is promised: measure it on your data before you trade it.
+Thesis: forced orders do not look at the price. When nearly all liquidations hit one side, far more
+than usual, in a sharp move against that side, its forced orders may be spent, and the price may
+come back. Nothing promises that it does: measure it on your data before you trade it.
 """
 
 from freqtrade.strategy import DecimalParameter, IntParameter, IStrategy
 from pandas import DataFrame
 
-from liquidations import add_liquidations, extreme, high_volume, prepare_liquidations
+from liquidations import (
+    add_liquidations,
+    alert,
+    capitulation,
+    extreme,
+    prepare_liquidations,
+    return_to_balance,
+)
 
 
 class LiquidationReversal(IStrategy):
-    """Enter after an extreme imbalance on high volume; exit at balance or the opposite extreme."""
+    """Enter against a capitulation; exit at balance, or at an extreme of the other side."""
 
     INTERFACE_VERSION = 3
     timeframe = "1h"
     can_short = True
-    startup_candle_count = 80
+    # The longest window is 72; TA-Lib's ATR forgets slowly.
+    startup_candle_count = 200
     minimal_roi = {"0": 0.1}
     stoploss = -0.05
 
-    extreme = DecimalParameter(0.7, 0.95, default=0.8, decimals=2, space="buy")
-    quantile = DecimalParameter(0.5, 0.95, default=0.8, decimals=2, space="buy")
+    threshold = DecimalParameter(0.7, 0.95, default=0.8, decimals=2, space="buy")
+    volume = DecimalParameter(0.5, 0.95, default=0.8, decimals=2, space="buy")
+    move = DecimalParameter(0.5, 2.5, default=0.8, decimals=1, space="buy")
     window = IntParameter(24, 72, default=48, space="buy", optimize=False)
-    balance = DecimalParameter(0.02, 0.2, default=0.05, decimals=2, space="sell")
+    band = DecimalParameter(0.05, 0.25, default=0.15, decimals=2, space="sell")
 
     plot_config = {
         "subplots": {
@@ -47,18 +57,28 @@ class LiquidationReversal(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
         dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
+        alert(self, dataframe, metadata, self.capitulation(dataframe))
         return dataframe
 
+    def capitulation(self, dataframe: DataFrame):
+        return capitulation(
+            dataframe,
+            threshold=self.threshold.value,
+            volume_window=self.window.value,
+            volume_threshold=self.volume.value,
+            move_threshold=self.move.value,
+        )
+
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
-        high = high_volume(dataframe["liq_total"], self.window.value, self.quantile.value)
-        side = extreme(dataframe["liq_imbalance"], self.extreme.value)
-        dataframe.loc[high & (side > 0), "enter_long"] = 1
-        dataframe.loc[high & (side < 0), "enter_short"] = 1
+        side = self.capitulation(dataframe)
+        dataframe.loc[side > 0, "enter_long"] = 1
+        dataframe.loc[side < 0, "enter_short"] = 1
         return dataframe
 
     def populate_exit_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
-        side = extreme(dataframe["liq_imbalance"], self.extreme.value)
-        balanced = (dataframe["liq_imbalance"] - 0.5).abs() <= self.balance.value
-        dataframe.loc[balanced | (side < 0), "exit_long"] = 1
-        dataframe.loc[balanced | (side > 0), "exit_short"] = 1
+        imbalance = dataframe["liq_imbalance"]
+        side = extreme(imbalance, self.threshold.value)
+        back = return_to_balance(imbalance, self.threshold.value, self.band.value)
+        dataframe.loc[(back > 0) | (side < 0), "exit_long"] = 1
+        dataframe.loc[(back < 0) | (side > 0), "exit_short"] = 1
         return dataframe

@@ -27,6 +27,7 @@ COMMANDS = {
     "show": "liquidations.commands.show",
     "simulate": "liquidations.commands.simulate",
     "sandbox": "liquidations.commands.sandbox",
+    "create-strategies": "liquidations.commands.create_strategies",
 }
 
 

@@ -1,0 +1,1 @@
+"""The sample strategies; installed, they are the package ``liquidations.samples``."""
