@@ -218,14 +218,13 @@ def test_thresholds_by_hand():
     found = past_thresholds(
         past_of(long, short), closes, np.array([1, 1, 2]), days=1, low=0.25, high=0.75, volume=0.5
     )
-    # A quarter of 24 ratios lies at or beyond 18/24 = 0.75 (18 … 23), and at or below 5/24.
-    # Three quarters of the counts are reached by the 18th ratio, 17/24 = 0.708…, in bins of 0.001.
-    np.testing.assert_allclose(found["liq_imbalance_high"], 0.708, atol=1e-12)
-    # Mirrored: of the shares of the shorts, 1/24 … 24/24, the 18th is 18/24 = 0.75; 1 - 0.75.
-    np.testing.assert_allclose(found["liq_imbalance_low"], 0.25, atol=1e-12)
-    # The totals are 24 and 48, in bins of 2.2 %, named by their lower edge.
+    # A quarter of the 24 ratios, six, are 18/24 = 0.75 or more, and six are 5/24 = 0.2083 or less;
+    # in bins of 1/499, named by the edge that is nearer to a half: 374/499, 104/499.
+    np.testing.assert_allclose(found["liq_imbalance_high"], 374 / 499, rtol=1e-15)
+    np.testing.assert_allclose(found["liq_imbalance_low"], 104 / 499, rtol=1e-15)
+    # The totals are 24 and 48, in bins of 4.4 %, named by their lower edge.
     for got, total in zip(found["liq_total_high"], (24, 24, 48), strict=True):
-        assert total / 2 ** (1 / 32) < got <= total
+        assert total / 2 ** (1 / 16) < got <= total
     np.testing.assert_array_equal(found["liq_base"], [276 / 576] * 3)
     # One long and three shorts an hour on the first day; nobody counted on the second.
     np.testing.assert_array_equal(found["liq_base_count"], [0.25, 0.25, NAN])
@@ -235,7 +234,7 @@ def test_a_pair_that_is_always_extreme_can_still_be_beyond_its_threshold():
     past = past_of([5.0] * 24, [0.0] * 24)
     closes = (np.arange(24) + 1) * HOUR
     found = past_thresholds(past, closes, np.array([1]), days=1, low=0.1, high=0.9, volume=0.8)
-    assert found["liq_imbalance_high"][0] == 0.999
+    assert found["liq_imbalance_high"][0] == 498 / 499
 
 
 def test_thresholds_of_what_is_hardly_known_are_unknown():
@@ -278,16 +277,15 @@ def test_thresholds_agree_with_numpy(days, seed, share):
     found = past_thresholds(past, closes, wanted, days=days, low=share, high=share, volume=share)
     for row, day in enumerate(wanted):
         window = slice((day - days) * 24, day * 24)
-        for name, column, bins in (
-            ("liq_imbalance_high", "liq_imbalance", 0.001),
-            ("liq_imbalance_low", "liq_imbalance", 0.001),
-        ):
-            past_ratios = past[column][window]
-            lower = np.quantile(past_ratios, share, method="inverted_cdf")
-            upper = np.quantile(past_ratios, share, method="higher")
-            assert lower - bins - 1e-9 <= found[name][row] <= upper + bins + 1e-9
-        exact = np.quantile(past["liq_total"][window], share, method="inverted_cdf")
-        assert exact / 2 ** (1 / 32) * (1 - 1e-9) <= found["liq_total_high"][row] <= exact
+        ratios, totals = np.sort(past["liq_imbalance"][window]), np.sort(past["liq_total"][window])
+        # The share counted from the top, or from the bottom, rounded up to whole candles.
+        top, bottom = (max(int(np.ceil(s * len(ratios) - 1e-9)), 1) for s in (1 - share, share))
+        bin_ = 1 / 499 + 1e-12
+        assert 0 <= ratios[-top] - found["liq_imbalance_high"][row] <= bin_
+        assert 0 <= found["liq_imbalance_low"][row] - ratios[bottom - 1] <= bin_
+        # Numbers on an edge may be rounded across it.
+        low, high = totals[-top] / 2 ** (1 / 16) * (1 - 1e-12), totals[-top] * (1 + 1e-12)
+        assert low < found["liq_total_high"][row] <= high
         sums = long[window].sum(), short[window].sum()
         assert found["liq_base"][row] == pytest.approx(sums[0] / sum(sums))
 

@@ -17,11 +17,23 @@ from liquidations.imbalance import imbalance
 from liquidations.windows import window_sums
 
 
-#: Bins of the ratio, each 0.001 wide.
-_RATIOS = 1000
+#: Bins of the ratio, each 0.002 wide. A prime: no simple fraction but 0 and 1 lies on an edge, so
+#: a ratio and its mirror image fall into bins that are mirror images.
+_RATIOS = 499
 
-#: Bins of the total, 32 to each doubling (2.2 %), from 1 USD to 2**40 (10**12).
-_PER_OCTAVE, _VOLUMES = 32, 40 * 32
+#: Bins of the total, 16 to each doubling (4.4 %), from 1 USD to 2**40 (10**12).
+_PER_OCTAVE, _VOLUMES = 16, 40 * 16
+
+#: A share times a count is a whole number or not; rounding must not decide.
+_HAIR = 1e-9
+
+THRESHOLDS = (
+    "liq_imbalance_low",
+    "liq_imbalance_high",
+    "liq_total_high",
+    "liq_base",
+    "liq_base_count",
+)
 
 #: A quantile of fewer ratios says nothing.
 _LEAST = 20
@@ -50,57 +62,66 @@ def past_thresholds(
     require("days", days, 1)
     for name, quantile in (("low", low), ("high", high), ("volume", volume)):
         require(name, quantile, 0, 1)
-    names = "liq_imbalance_low", "liq_imbalance_high", "liq_total_high"
-    bases = {"liq_base": "liq_{}", "liq_base_count": "liq_{}_count"}
     if not len(days_of) or not len(closes):
-        return {name: np.full(len(days_of), np.nan) for name in (*names, *bases)}
+        return {name: np.full(len(days_of), np.nan) for name in THRESHOLDS}
     first = int(days_of[0]) - days
     # A candle belongs to the days from the first midnight at or after its close.
     day = -(-closes // DAY) - first - 1
     size = int(days_of[-1]) - first
     ratio, total = past["liq_imbalance"], past["liq_total"]
     counts = _Days(day, size, days)
-    expected = counts.sums(np.ones(len(day)))
-    observed = counts.sums(~np.isnan(total)) >= np.maximum(expected / 2, 1)
-    enough = observed & (counts.sums(~np.isnan(ratio)) >= _LEAST)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        octaves = np.log2(np.maximum(total, 1.0)) * _PER_OCTAVE
-    bins = {
-        # Mirrored, so that both sides are treated alike to the bit.
-        names[0]: (counts.quantile((1 - ratio) * _RATIOS, _RATIOS, 1 - low), enough),
-        names[1]: (counts.quantile(ratio * _RATIOS, _RATIOS, high), enough),
-        names[2]: (counts.quantile(octaves, _VOLUMES, volume), observed),
+    known = ~np.isnan(total)
+    names = [f"liq_{side}{end}" for end in ("", "_count") for side in ("long", "short")]
+    sides = (np.nan_to_num(past[name]) for name in names)
+    candles, seen, rated, *sums = counts.sums(np.ones(len(day)), known, ~np.isnan(ratio), *sides)
+    observed = seen >= np.maximum(candles / 2, 1)
+    lowest, highest = counts.quantiles(ratio * _RATIOS, _RATIOS, low, high)
+    octaves = np.log2(np.fmax(total, 1.0)) * _PER_OCTAVE
+    _, volumes = counts.quantiles(np.where(known, octaves, np.nan), _VOLUMES, volume, volume)
+    enough = np.where(observed & (rated >= _LEAST), 1.0, np.nan)
+    observed = np.where(observed, 1.0, np.nan)
+    values = {
+        "liq_imbalance_low": (lowest + 1) / _RATIOS * enough,
+        "liq_imbalance_high": highest / _RATIOS * enough,
+        "liq_total_high": 2 ** (volumes / _PER_OCTAVE) * observed,
+        "liq_base": imbalance(sums[0], sums[1]) * observed,
+        "liq_base_count": imbalance(sums[2], sums[3]) * observed,
     }
-    values = {name: np.where(known, found, np.nan) for name, (found, known) in bins.items()}
-    values[names[0]] = 1 - values[names[0]] / _RATIOS
-    values[names[1]] = values[names[1]] / _RATIOS
-    values[names[2]] = 2 ** (values[names[2]] / _PER_OCTAVE)
-    for name, column in bases.items():
-        sides = (
-            counts.sums(np.nan_to_num(past[column.format(side)])) for side in ("long", "short")
-        )
-        values[name] = np.where(observed, imbalance(*sides), np.nan)
     rows = days_of - days_of[0]
     return {name: array[rows] for name, array in values.items()}
 
 
 class _Days:
-    """Add up candles by day, and days by window; the first window are the days from 0."""
+    """Add up candles, which are in order, by day, and days by window.
+
+    The first result is of the days 0 to window - 1.
+    """
 
     def __init__(self, day: Ints, size: int, window: int) -> None:
-        inside = (day >= 0) & (day < size)
-        self.inside = slice(None) if inside.all() else inside
-        self.day, self.size, self.window = day[self.inside], size, window
+        self.rows = slice(*np.searchsorted(day, (0, size)))
+        self.day, self.size, self.window = day[self.rows], size, window
+        self.edges = np.searchsorted(self.day, np.arange(size + 1))
 
-    def sums(self, values: np.ndarray) -> Floats:
+    def sums(self, *values: np.ndarray) -> list[Floats]:
         """Sum values over the window before each day."""
-        daily = np.bincount(self.day, values[self.inside], self.size).astype(np.float64)
+        return [self._sum(array[self.rows]) for array in values]
+
+    def _sum(self, values: np.ndarray) -> Floats:
+        if not len(values):
+            return np.zeros(self.size - self.window + 1)
+        # reduceat wants a value at each edge, and returns it for a day without candles.
+        edges = np.minimum(self.edges, len(values) - 1)
+        daily = np.add.reduceat(values, edges[:-1], dtype=np.float64) * (np.diff(self.edges) > 0)
         return window_sums(daily, self.window)[self.window - 1 :]
 
-    def quantile(self, values: Floats, bins: int, share: float) -> Floats:
-        """Find the bin within which the share of a window's values is reached; NaN is no value."""
-        values = values[self.inside]
-        known = ~np.isnan(values)
+    def quantiles(self, values: Floats, bins: int, low: float, high: float) -> tuple[Floats, ...]:
+        """Find the bins that hold a window's low and high quantile; NaN is no value.
+
+        At least a share ``low`` lies in the bin ``low`` or below, and ``1 - high`` in the bin
+        ``high`` or above.
+        """
+        values = values[self.rows]
+        known = np.flatnonzero(~np.isnan(values))
         column = np.minimum(values[known].astype(np.int64), bins - 1)
         flat = np.bincount(self.day[known] * bins + column, minlength=self.size * bins)
         # 32 bits are enough for candles, and half the work.
@@ -108,4 +129,8 @@ class _Days:
         until = np.cumsum(within, axis=0, dtype=np.int32)
         until[self.window :] -= until[: -self.window].copy()
         until = until[self.window - 1 :]
-        return np.sum(until < np.maximum(share * until[:, -1:], 1), axis=1).astype(np.float64)
+        count = until[:, -1:]
+        # Counted from either end, so that both sides are treated alike.
+        below = np.maximum(np.ceil(low * count - _HAIR), 1)
+        above = count - np.maximum(np.ceil((1 - high) * count - _HAIR), 1)
+        return np.sum(until < below, axis=1), np.sum(until <= above, axis=1)
