@@ -1,7 +1,7 @@
 # make demo        backtest the sample strategy on a simulated market, offline
 # make test        lint, types and all tests
 # make recorded    the same as demo on recorded data: make recorded RECORDED=../shared
-# make bench       what the columns cost
+# make bench       what columns and readings cost
 
 PYTHON ?= python3
 RECORDED ?= ../shared
@@ -49,7 +49,8 @@ test: $(BIN)/.test
 	$(BIN)/pytest
 
 bench: $(BIN)/.test
-	$(BIN)/python benchmarks/columns.py
+	@status=0; for part in columns readings; do \
+		$(BIN)/python benchmarks/$$part.py || status=1; done; exit $$status
 
 clean:
 	rm -rf .venv build dist

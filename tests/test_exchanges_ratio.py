@@ -196,15 +196,6 @@ def test_exchanges_are_found_among_other_columns():
     assert exchange_imbalance(frame, exchanges=["okx_btc"]).tolist() == [0.3]
 
 
-@pytest.mark.parametrize("size", [0, 1])
-def test_frames_of_no_or_one_candle(size):
-    frame = frame_of(okx=[0.9] * size, total_okx=[1.0] * size)
-    assert exchange_imbalance(frame).tolist() == [0.9] * size
-    assert exchange_imbalance(frame, "observed").isna().tolist() == [True] * size
-    assert leave_one_out(frame).shape == (size, 1)
-    assert robust_extreme(frame).tolist() == [0] * size
-
-
 @pytest.mark.parametrize("read", [exchange_imbalance, leave_one_out])
 @pytest.mark.parametrize(
     ("arguments", "says"),

@@ -78,7 +78,9 @@ def test_positions_were_opened_in_the_hour_before_last():
     # the candle that opens at 2:55 (row 35).
     price = [20_000.0] * 12 + [21_000.0] * 12 + [22_000.0] * 24
     amount = [100.0] * 35 + [106.0] * 13
-    result = liquidation_levels(frame_of(5, amount, price), FIFTY, bucket=FINE, threshold=0.02, reach=0.1)
+    result = liquidation_levels(
+        frame_of(5, amount, price), FIFTY, bucket=FINE, threshold=0.02, reach=0.1
+    )
     assert below(result)[23:35] == [0.0] * 12
     assert result["liq_level_below"].iloc[35] == pytest.approx(0.985 * 21_000, rel=FINE / 2)
     # The shorts at 1.015 × 21,000 = 21,315 were reached before anybody knew of them.

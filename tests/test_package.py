@@ -88,6 +88,9 @@ def test_wheel_alone_has_the_script_and_imports_in_a_strategy(wheel, tmp_path):
     )  # fmt: skip
     (line,) = [line for line in printed.splitlines() if "Bare" in line and "│" in line]
     assert "OK" in line
+    run(scripts / "liquidations", "create-strategies", "--userdir", "user_data", cwd=tmp_path)
+    samples = {path.name for path in (REPOSITORY / "strategies").glob("Liq*.py")}
+    assert {path.name for path in (tmp_path / "user_data" / "strategies").glob("Liq*")} == samples
     # The sample that the demo runs, without the plot and test extras.
     run(scripts / "liquidations", "simulate", "--timerange", "20240101-20240105", "-p",
         "BTC/USDT:USDT", "-t", "1h", cwd=tmp_path)  # fmt: skip

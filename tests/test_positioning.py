@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liquidations import positioning
 from liquidations.candles import to_bars
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE
@@ -200,43 +199,12 @@ def with_ratio(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 READINGS = {
-    "open_interest_change": lambda f: open_interest_change(f["liq_open_interest_amount"], 3),
     "flush": lambda f: flush(f, 0.77, 0.02, 5),
     "isolated": lambda f: isolated(f, 0.77, 0.02, 6, 2),
-    "reported_share": lambda f: reported(
-        f["liq_total"], f["liq_open_interest_amount"], f["close"], 4, 2
-    ),
-    "intensity": lambda f: intensity(f["liq_total"], f["liq_open_interest_amount"]),
 }
 
 
-def test_the_contract_knows_every_reading():
-    public = {
-        name
-        for name, value in vars(positioning).items()
-        if not name.startswith("_") and getattr(value, "__module__", "") == positioning.__name__
-    }
-    assert public == set(READINGS)
-
-
 @pytest.mark.parametrize("name", READINGS)
-@given(st.data())
-def test_every_reading_keeps_the_contract(name, data):
-    frame, read = drawn(data), READINGS[name]
-    before = frame.copy(deep=True)
-    result = read(frame)
-    pd.testing.assert_frame_equal(frame, before)
-    pd.testing.assert_index_equal(result.index, frame.index)
-    assert result.dtype == np.float64
-    assert not np.isinf(result).any()
-    length = data.draw(st.integers(1, len(frame)))
-    pd.testing.assert_series_equal(read(frame.iloc[:length]), result.iloc[:length])
-    if name in ("flush", "isolated"):
-        assert result.notna().all()
-        assert not result[frame["liq_total"].isna()].any()
-
-
-@pytest.mark.parametrize("name", ["flush", "isolated"])
 @given(st.data())
 def test_signed_readings_against_their_definition_candle_by_candle(name, data):
     frame = drawn(data)
@@ -258,16 +226,6 @@ def test_signed_readings_against_their_definition_candle_by_candle(name, data):
         observed = not np.isnan(frame["liq_total"].iloc[at])
         expected.append(side if held and observed else 0.0)
     assert READINGS[name](frame).tolist() == expected
-
-
-@pytest.mark.parametrize("name", ["flush", "isolated"])
-@given(st.data())
-def test_swapping_the_sides_negates_signed_readings(name, data):
-    frame = drawn(data)
-    mirrored = frame.copy()
-    mirrored[["liq_long", "liq_short"]] = frame[["liq_short", "liq_long"]].to_numpy()
-    with_ratio(mirrored)
-    pd.testing.assert_series_equal(-READINGS[name](mirrored), READINGS[name](frame) + 0.0)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,13 @@ def test_swapping_the_sides_and_the_price_mirrors_every_reading(name, data):
         equal(turned, result)
 
 
+@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.parametrize("size", [0, 1])
+def test_frames_of_no_or_one_candle_are_frames(name, size):
+    result = READINGS[name](market(0).iloc[:size])
+    assert len(result) == size
+
+
 @pytest.mark.parametrize("name", SIDES)
 def test_every_reading_does_speak(name):
     """A reading that never says anything would keep the contract too."""
