@@ -56,7 +56,7 @@ class LiquidationFragility(IStrategy):
         dataframe = add_liquidations(self, dataframe, metadata)
         dataframe = add_context(self, dataframe, metadata)
         dataframe["fragile"] = fragile(dataframe)
-        # Rows of open interest come once an hour: compare over a few hours, not candles.
+        # Rows come once an hour, an hour late: a day of hours, or two hours of five minutes.
         dataframe["interest"] = open_interest_change(dataframe["liq_open_interest_amount"], 24)
         return dataframe
 

@@ -47,6 +47,7 @@ class LiquidationReversal(IStrategy):
                 "liq_long": {"color": "#d32f2f", "type": "bar"},
                 "liq_short": {"color": "#388e3c", "type": "bar"},
             },
+            "Capitulation": {"capitulation": {"color": "#6a1b9a", "type": "bar"}},
         }
     }
 
@@ -57,7 +58,8 @@ class LiquidationReversal(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
         dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
-        alert(self, dataframe, metadata, self.capitulation(dataframe))
+        dataframe["capitulation"] = self.capitulation(dataframe)
+        alert(self, dataframe, metadata, dataframe["capitulation"])
         return dataframe
 
     def capitulation(self, dataframe: DataFrame):

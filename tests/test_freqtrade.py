@@ -44,7 +44,7 @@ BIASED = str(Path(__file__).parent / "strategies")
 
 @dataclass
 class Market:
-    """A user folder with a simulated month, and a sandbox that serves its candles."""
+    """A user folder, stored liquidations, and a sandbox that serves the candles beside them."""
 
     userdir: Path
     datadir: Path
@@ -120,13 +120,6 @@ def market(tmp_path_factory):
     )
     assert code == 0
     datadir = userdir / "simulated" / "data"
-    # Freqtrade rounds an order to the tick. In a candle that opens at its low, between two ticks,
-    # an order at the open is then never filled, which lookahead-analysis takes for a bias.
-    for path in (datadir / "futures").glob("*-futures.feather"):
-        frame = pd.read_feather(path)
-        prices = ["open", "high", "low", "close"]
-        frame[prices] = frame[prices].round(1)
-        frame.to_feather(path)
     db_url = f"sqlite:///{userdir}/simulated/liquidations.sqlite"
     with serving(userdir, datadir, db_url, PAIRS) as served:
         yield served
@@ -155,6 +148,22 @@ def place(request):
         name, timeframe, timerange = "market", "5m", "20240105-20240115"
     named = dict(zip(READINGS, signals, strict=True))
     return Place(request.getfixturevalue(name), timeframe, timerange, named)
+
+
+def config_of(market: Market, strategy: str, timeframe: str = "1h") -> dict:
+    """Return what the commands work out of the configuration file and their arguments."""
+    config = json.loads((REPOSITORY / "config.json").read_text())
+    return config | {
+        "runmode": RunMode.BACKTEST,
+        "candle_type_def": CandleType.FUTURES,
+        "dataformat_ohlcv": "feather",
+        "user_data_dir": market.userdir,
+        "datadir": market.datadir,
+        "strategy": strategy,
+        "strategy_path": str(REPOSITORY / "strategies"),
+        "timeframe": timeframe,
+        "liquidations": {"db_url": market.db_url},
+    }
 
 
 each_sample = pytest.mark.parametrize("strategy", READINGS)
@@ -206,9 +215,9 @@ def test_a_typo_in_the_config_section_stops_the_backtest(market):
 @each_sample
 def test_hyperopt_in_two_processes(market, strategy):
     printed = market.freqtrade(
-        "hyperopt", "--strategy", strategy, "--timerange", TIMERANGE, "-j", "2", "-e", "4",
-        "--spaces", "buy", "sell", "--hyperopt-loss", "SharpeHyperOptLoss", "--random-state", "1",
-        "--min-trades", "1", "--disable-param-export",
+        "hyperopt", "--strategy", strategy, "--timerange", "20240115-20240125", "-j", "2",
+        "-e", "4", "--spaces", "buy", "sell", "--hyperopt-loss", "SharpeHyperOptLoss",
+        "--random-state", "1", "--min-trades", "1", "--disable-param-export",
     )  # fmt: skip
     assert "4/4" in printed
     assert "Best result" in printed
@@ -223,19 +232,17 @@ def test_plot_shows_what_the_strategy_configures(market, strategy):
     )  # fmt: skip
     page = (market.userdir / "plot" / "freqtrade-plot-BTC_USDT_USDT-1h.html").read_text()
     names = set(re.findall(r'"name":"(\w+)"', page))
+    plotted = StrategyResolver.load_strategy(config_of(market, strategy)).plot_config["subplots"]
+    # Freqtrade passes over a column that is not there.
+    assert {column for panel in plotted.values() for column in panel} <= names
     assert {"liq_imbalance", READINGS[strategy]} <= names
-    if strategy == "LiquidationReversal":
-        assert {"midpoint", "extreme_long", "extreme_short", "liq_long", "liq_short"} <= names
-    if strategy == "LiquidationFlip":
-        assert {"midpoint", "liq_imbalance_4h"} <= names
-    if strategy == "LiquidationFragility":
-        assert {"liq_open_interest", "liq_funding_rate"} <= names
 
 
 def test_each_sample_trades_each_recorded_pair_both_ways(recording):
+    # A list of strategies wants the timeframe named.
     recording.freqtrade(
-        "backtesting", "--timerange", "20240628-20240819", "--strategy-list", *READINGS,
-        "--cache", "none",
+        "backtesting", "--timerange", "20240628-20240819", "-i", "1h", "--cache", "none",
+        "--strategy-list", *READINGS,
     )  # fmt: skip
     for strategy in READINGS:
         ways = {(trade["pair"], trade["is_short"]) for trade in recording.trades(strategy)}
@@ -252,7 +259,6 @@ def lookahead(
     timerange: str = TIMERANGE,
     *,
     timeframe: str = "1h",
-    trades: int = 10,
     **env: str,
 ) -> dict[str, str]:
     """Run lookahead-analysis and return the row that it writes of the strategy.
@@ -262,7 +268,7 @@ def lookahead(
     table = folder / "lookahead.csv"
     market.freqtrade(
         "lookahead-analysis", "--strategy", strategy, "-i", timeframe, "--timerange", timerange,
-        "--minimum-trade-amount", "5", "--targeted-trade-amount", str(trades),
+        "--minimum-trade-amount", "5", "--targeted-trade-amount", "10",
         "--lookahead-analysis-exportfilename", str(table), **env,
     )  # fmt: skip
     with table.open() as file:
@@ -288,10 +294,11 @@ def test_lookahead_analysis_catches_open_interest_and_funding_before_their_time(
     """Show that the analysis sees these columns, so that its silence on a sample says something.
 
     It sees as much as the newest candle of a cut frame shows: the cut takes rows of later dates
-    away, and no more. A row of 10:00 is there at 10:05, though a bot gets it at 11:00, so in
-    candles of five minutes it is blind to that hour. `test_context.py` holds it.
+    away, and no more. A row of 10:00 is there at 10:05, though a bot gets it at 11:00: in candles
+    of five minutes the analysis is blind to that hour, which test_context.py looks at.
     """
-    row = lookahead(market, "BiasedContext", tmp_path, trades=20, FREQTRADE__STRATEGY_PATH=BIASED)
+    days = "20240110-20240129"  # in which the funding rate changes
+    row = lookahead(market, "BiasedContext", tmp_path, days, FREQTRADE__STRATEGY_PATH=BIASED)
     assert row["has_bias"] == "True"
     found = set(row["biased_indicators"].split(","))
     assert found == {"liq_open_interest_amount", "liq_funding_rate"}
@@ -299,15 +306,16 @@ def test_lookahead_analysis_catches_open_interest_and_funding_before_their_time(
 
 @each_sample
 def test_recursive_analysis_finds_variance_only_where_history_is_too_short(place, strategy):
-    # Only the last candle is compared, so it is one in which the reading speaks. And after the
-    # first count without variance no greater one is looked at, so the least must have some.
-    own = StrategyResolver.load_strategy(config_of(place, strategy)).startup_candle_count
+    # Only the last candle is compared, so it is one in which the reading speaks. After the first
+    # count without variance no greater one is looked at, so the strategy's own count, which
+    # Freqtrade adds, is only reached if the one before it has some.
+    own = StrategyResolver.load_strategy(config_of(place.market, strategy)).startup_candle_count
     length = timeframe_ms(place.timeframe)
     end = utc(place.signals[strategy])
     printed = place.market.freqtrade(
         "recursive-analysis", "--strategy", strategy, "-i", place.timeframe, "-p", PAIRS[0],
         "--timerange", f"{(end - 240 * length) // 1000}-{end // 1000}",
-        "--startup-candle", "1", str(own), str(2 * own),
+        "--startup-candle", "1",
     )  # fmt: skip
     rows = {
         name: [cell.strip() for cell in cells.split("│")]
@@ -315,26 +323,11 @@ def test_recursive_analysis_finds_variance_only_where_history_is_too_short(place
     }
     assert f"{own} (from strategy)" in printed
     assert READINGS[strategy] in rows
-    for name, (short, *enough) in rows.items():
-        assert short != "-", name
-        assert enough == ["-", "-"], name
+    for name, (too_short, enough) in rows.items():
+        assert too_short != "-", name
+        assert enough == "-", name
     assert "No variance on indicator(s) found" in printed
     assert "No lookahead bias on indicators found" in printed
-
-
-def config_of(place: Place, strategy: str) -> dict:
-    config = json.loads((REPOSITORY / "config.json").read_text())
-    return config | {
-        "runmode": RunMode.BACKTEST,
-        "candle_type_def": CandleType.FUTURES,
-        "dataformat_ohlcv": "feather",
-        "user_data_dir": place.market.userdir,
-        "datadir": place.market.datadir,
-        "strategy": strategy,
-        "strategy_path": str(REPOSITORY / "strategies"),
-        "timeframe": place.timeframe,
-        "liquidations": {"db_url": place.market.db_url},
-    }
 
 
 @each_sample
@@ -345,7 +338,8 @@ def test_signals_are_the_same_with_no_more_history_than_the_startup_candles(plac
     startup candles before it.
     """
     with running(place.market.datadir) as port:
-        config = config_of(place, strategy) | freqtrade_overrides(port)
+        config = config_of(place.market, strategy, place.timeframe)
+        config |= freqtrade_overrides(port)
         made = StrategyResolver.load_strategy(config)
         exchange = ExchangeResolver.load_exchange(config, validate=False)
         exchange.close()
@@ -353,6 +347,7 @@ def test_signals_are_the_same_with_no_more_history_than_the_startup_candles(plac
     candles = load_pair_history(
         PAIRS[0], place.timeframe, place.market.datadir, data_format="feather",
         candle_type=CandleType.FUTURES, timerange=TimeRange.parse_timerange(place.timerange),
+        fill_up_missing=False,
     )  # fmt: skip
 
     def signals(frame: pd.DataFrame) -> np.ndarray:

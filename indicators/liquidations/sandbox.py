@@ -66,6 +66,11 @@ class Refused(Exception):
         self.status, self.body = status, {"code": code, "msg": message}
 
 
+def price_decimals(lowest: float) -> int:
+    """Choose the decimals of a pair's prices: six digits of its lowest one."""
+    return min(max(5 - math.floor(math.log10(max(lowest, 1e-8))), 1), 8)
+
+
 class Sandbox:
     """Answer requests to Binance's futures API from the candles in a Freqtrade data folder.
 
@@ -249,9 +254,8 @@ class Sandbox:
         """Make up the decimals of price and amount: six digits of price, steps worth a few USD."""
         coarsest = self._stored[pair][CandleType.FUTURES][-1]
         low, high = self._table(pair, CandleType.FUTURES, coarsest).values[:, [2, 1]].T
-        price = 5 - math.floor(math.log10(max(low.min(), 1e-8)))
         amount = math.floor(math.log10(max(high.max(), 1e-8)))
-        return min(max(price, 1), 8), min(max(amount, 0), 3)
+        return price_decimals(low.min()), min(max(amount, 0), 3)
 
     def _price(self, pair: str, price: float) -> str:
         return f"{price:.{self._decimals[pair][0]}f}"

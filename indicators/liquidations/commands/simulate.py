@@ -144,12 +144,18 @@ def _write_candles(
     from freqtrade.data.history import get_datahandler
     from freqtrade.enums import CandleType
 
+    from liquidations.sandbox import price_decimals
     from liquidations.simulate import resample
 
     (datadir / "futures").mkdir(parents=True, exist_ok=True)
     handler = get_datahandler(datadir, "feather")
+    # Freqtrade rounds its orders to the exchange's ticks; between two of them an order at a
+    # candle's open could lie outside the candle, and would not be filled.
+    decimals = price_decimals(market.candles["low"].min())
     for timeframe, length in timeframes.items():
         candles = resample(market.candles, length)
+        prices = ["open", "high", "low", "close"]
+        candles[prices] = candles[prices].round(decimals)
         handler.ohlcv_store(pair, timeframe, candles, CandleType.FUTURES)
     for candle_type, candles in (
         (CandleType.MARK, market.mark),
