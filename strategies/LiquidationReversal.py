@@ -43,11 +43,11 @@ class LiquidationReversal(IStrategy):
                 "extreme_long": {"color": "#d32f2f"},
                 "extreme_short": {"color": "#388e3c"},
             },
-            "Liquidated USD": {
+            "USD": {
                 "liq_long": {"color": "#d32f2f", "type": "bar"},
                 "liq_short": {"color": "#388e3c", "type": "bar"},
             },
-            "Capitulation": {"capitulation": {"color": "#6a1b9a", "type": "bar"}},
+            "Signal": {"capitulation": {"color": "#6a1b9a", "type": "bar"}},
         }
     }
 
