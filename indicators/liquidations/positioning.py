@@ -18,7 +18,7 @@ import talib
 
 from liquidations.errors import require
 from liquidations.event import Floats
-from liquidations.series import array, keep, series, signed
+from liquidations.series import array, keep, series, shift, signed
 from liquidations.signals import extreme
 from liquidations.windows import window_sums
 
@@ -36,8 +36,8 @@ def open_interest_change(open_interest: pd.Series, window: int = 1) -> pd.Series
     [nan, nan, -0.1, nan]
     """
     require("window", window, 1)
-    known = open_interest.where(open_interest > 0)
-    return known / known.shift(window) - 1
+    known = _positive(open_interest)
+    return series(known / shift(known, window) - 1, open_interest)
 
 
 def flush(
@@ -124,13 +124,11 @@ def reported_share(
     """
     require("window", window, 1)
     require("lag", lag, 0)
-    liquidated, price = (
-        pd.Series(window_sums(series.to_numpy(dtype=np.float64), window), index=total.index)
-        for series in (total, close / window)
-    )
-    known = amount.where(amount > 0)
-    closed = (known.shift(window) - known) * price.shift(lag)
-    return liquidated.shift(lag) / closed.where(closed > 0)
+    liquidated = shift(window_sums(array(total), window), lag)
+    price = shift(window_sums(array(close), window), lag) / window
+    known = _positive(amount)
+    closed = (shift(known, window) - known) * price
+    return series(liquidated / np.where(closed > 0, closed, np.nan), total)
 
 
 def intensity(total: pd.Series, size: pd.Series) -> pd.Series:
@@ -145,7 +143,13 @@ def intensity(total: pd.Series, size: pd.Series) -> pd.Series:
     >>> intensity(pd.Series([5.0, 0.0, 5.0]), pd.Series([100.0, 100.0, 0.0])).tolist()
     [0.05, 0.0, nan]
     """
-    return total / size.where(size > 0)
+    return series(array(total) / _positive(size), total)
+
+
+def _positive(values: pd.Series) -> Floats:
+    """Return the values, NaN where they are 0 or less."""
+    numbers = array(values)
+    return np.where(numbers > 0, numbers, np.nan)
 
 
 def _largest_extreme(dataframe: pd.DataFrame, threshold: float, lag: int, window: int) -> Floats:

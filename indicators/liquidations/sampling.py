@@ -30,6 +30,7 @@ from liquidations.errors import LiquidationsError, require
 from liquidations.event import DAY, LONG, USD_QUANTUM, Events, Floats, Ints, covered_share
 from liquidations.exchanges import KINDS
 from liquidations.imbalance import effective_count, imbalance, window_imbalance
+from liquidations.series import array, series
 from liquidations.significance import wilson
 
 
@@ -73,9 +74,11 @@ def saturation(count: pd.Series, seconds: float | pd.Series) -> pd.Series:
     """
     if not isinstance(seconds, pd.Series):
         require("seconds", seconds, 1)
-    share = count.astype(np.float64) / seconds
+    divisor = array(seconds) if isinstance(seconds, pd.Series) else seconds
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = array(count) / divisor
     # A minute has room for 61 windows of a second that overlap its edges.
-    return share.where(np.isfinite(share)).clip(upper=1.0)
+    return series(np.where(np.isfinite(share), np.minimum(share, 1.0), np.nan), count)
 
 
 def saturated(count: pd.Series, seconds: float | pd.Series, threshold: float = 0.5) -> pd.Series:

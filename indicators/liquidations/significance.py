@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from liquidations.errors import require
+from liquidations.event import Floats, Ints
 from liquidations.imbalance import Values, Weights, leave_one_out
+from liquidations.series import array, keep, series, signed
 from liquidations.signals import extreme
 from liquidations.windows import count_known, past_mean
 
@@ -92,7 +94,9 @@ def significant(
     >>> significant(ratio, n_eff).tolist()
     [0.0, 1.0, 0.0, 0.0]
     """
-    return _beyond(extreme(imbalance, threshold, low), imbalance, n_eff, base, z)
+    side = array(extreme(imbalance, threshold, low))
+    rows = np.flatnonzero(side)
+    return series(_beyond(side, rows, array(imbalance)[rows], array(n_eff)[rows], base, z), n_eff)
 
 
 def significant_by_count(
@@ -132,24 +136,27 @@ def significant_by_count(
     >>> significant_by_count(ratio, pd.Series([5.0, 6.0, None]), shorts).tolist()
     [0.0, 1.0, 0.0]
     """
-    count = long_count + short_count
-    share = long_count / count.where(count > 0)
-    return _beyond(extreme(imbalance, threshold, low), share, count, base, z)
+    side = array(extreme(imbalance, threshold, low))
+    rows = np.flatnonzero(side)
+    longs = array(long_count)[rows]
+    count = longs + array(short_count)[rows]
+    share = longs / np.where(count > 0, count, np.nan)
+    return series(_beyond(side, rows, share, count, base, z), imbalance)
 
 
 def _beyond(
-    side: pd.Series, share: pd.Series, count: pd.Series, base: float | pd.Series, z: float
-) -> pd.Series:
-    """Keep a side where the interval of the share lies beyond the base rate on that side."""
+    side: Floats, rows: Ints, share: Floats, count: Floats, base: float | pd.Series, z: float
+) -> Floats:
+    """Keep a side where the interval of the share lies beyond the base rate on that side.
+
+    ``share`` and ``count`` are those of ``rows``, in which there is a side: most candles have none.
+    """
     _check_base(base)
-    sides = side.to_numpy()
-    rows = np.flatnonzero(sides)  # most candles are not extreme
-    longs = sides[rows] > 0
-    lower, upper = wilson(share.to_numpy()[rows], count.to_numpy()[rows], z)
-    rate = base.to_numpy()[rows] if isinstance(base, pd.Series) else base
-    kept = np.zeros(len(sides))
-    kept[rows] = np.where(np.where(longs, lower > rate, upper < rate), sides[rows], 0.0)
-    return pd.Series(kept, index=side.index)
+    lower, upper = wilson(share, count, z)
+    rate = array(base)[rows] if isinstance(base, pd.Series) else base
+    kept = np.zeros(len(side))
+    kept[rows] = keep(side[rows], np.where(side[rows] > 0, lower > rate, upper < rate))
+    return kept
 
 
 def _check_base(base: float | pd.Series) -> None:
@@ -192,14 +199,15 @@ def shrunk_imbalance(
     require("window", window, 1)
     require("weight", weight, 0)
     _check_base(base)
-    total = long + short
-    values = total.to_numpy(dtype=np.float64)
-    some = values > 0
-    logarithms = np.where(some, np.log(np.maximum(values, _DUST)), np.nan)
+    longs = array(long)
+    total = longs + array(short)
+    some = total > 0
+    logarithms = np.where(some, np.log(np.maximum(total, _DUST)), np.nan)
     typical = np.exp(past_mean(logarithms, window))
-    enough = some & (count_known(values, window) >= (window + 1) // 2)
+    enough = some & (count_known(total, window) >= (window + 1) // 2)
     pull = np.where(enough, weight * typical, np.nan)
-    return (long + pull * base) / (total + pull)
+    rate = array(base) if isinstance(base, pd.Series) else base
+    return series((longs + pull * rate) / (total + pull), long)
 
 
 def gated_extreme(
@@ -230,9 +238,10 @@ def gated_extreme(
     if not uncounted.any():
         return side
     shrunk = shrunk_imbalance(dataframe["liq_long"], dataframe["liq_short"], window=window)
-    volume = extreme(shrunk, threshold, low)
-    volume = volume.where((volume > 0) & (ratio > base) | (volume < 0) & (ratio < base), 0.0)
-    return side.where(~uncounted, volume)
+    volume, raw = array(extreme(shrunk, threshold, low)), array(ratio)
+    rate = array(base) if isinstance(base, pd.Series) else base
+    volume = keep(volume, (volume > 0) & (raw > rate) | (volume < 0) & (raw < rate))
+    return series(np.where(array(uncounted), volume, array(side)), dataframe)
 
 
 def gated_by_volume(dataframe: pd.DataFrame) -> pd.Series:
@@ -241,8 +250,8 @@ def gated_by_volume(dataframe: pd.DataFrame) -> pd.Series:
     :param dataframe: candles with ``liq_imbalance``, ``liq_long_count`` and ``liq_short_count``
     :return: bool Series; False also where there is no ratio to gate
     """
-    count = dataframe["liq_long_count"] + dataframe["liq_short_count"]
-    return count.isna() & dataframe["liq_imbalance"].notna()
+    count = array(dataframe["liq_long_count"]) + array(dataframe["liq_short_count"])
+    return series(np.isnan(count) & ~np.isnan(array(dataframe["liq_imbalance"])), dataframe)
 
 
 def robust_extreme(
@@ -268,10 +277,10 @@ def robust_extreme(
     >>> robust_extreme(frame).tolist()
     [1.0, 0.0, 0.0]
     """
-    without = leave_one_out(dataframe, weights, exchanges, window).to_numpy()
+    without = leave_one_out(dataframe, weights, exchanges, window)
+    ratios = [array(without[name]) for name in without]
     least, most = (
-        pd.Series(bound, index=dataframe.index)
-        for bound in (without.min(axis=1), without.max(axis=1))
+        array(extreme(series(bound.reduce(ratios), dataframe), threshold, low))
+        for bound in (np.minimum, np.maximum)
     )
-    longs = extreme(least, threshold, low).clip(lower=0)
-    return longs + extreme(most, threshold, low).clip(upper=0)
+    return series(signed(least > 0, most < 0), dataframe)
