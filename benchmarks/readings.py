@@ -96,8 +96,8 @@ def with_columns(
     """Add what the readings read; the second exchange of the ratios is the first one again."""
     frame = add_liquidations(strategy, candles, {"pair": pair}, n_eff=True, per_exchange=True)
     published = interest["open_interest_amount"].set_axis(interest["date"] + pd.Timedelta("1h"))
-    closes = frame["date"] + pd.Timedelta("5min")
-    amount = published.reindex(closes, method="ffill").to_numpy()
+    known = frame["date"] + pd.Timedelta("5min") - pd.Timedelta("1ms")
+    amount = published.reindex(known, method="ffill").to_numpy()
     frame["liq_open_interest_amount"] = amount
     for column in ("liq_imbalance", "liq_total"):
         frame[f"{column}_okx"] = frame[column]

@@ -384,11 +384,18 @@ def test_contracts_of_one_exchange_are_added_and_observed_as_far_as_each_was():
         to_bars(events_of(("2024-08-05 00:07", "long", 4.0))),
         spans(("2024-08-05 00:07", "2024-08-05 00:15")),
     )
-    both = add_contracts([source_candles(one, FIVE, FIVE_CLOSES) for one in (linear, inverse)])
+    parts = [source_candles(one, FIVE, FIVE_CLOSES) for one in (linear, inverse)]
+    always = np.ones(len(FIVE), bool)
+    both = add_contracts([(part, always) for part in parts])
     equal(both.coverage, [0.0, 0.6, 1.0, 0.0])
     equal(both.long, [NAN, 14.0, 0.0, NAN])
     equal(columns({"okx": both}, min_coverage=0.5)["liq_long"], [NAN, 14.0, 0.0, NAN])
     equal(columns({"okx": both})["liq_long"], [NAN, NAN, 0.0, NAN])
+    # The second one is recorded from the second candle on, the first one from the third.
+    begun = np.arange(4)
+    both = add_contracts([(parts[0], begun >= 2), (parts[1], begun >= 1)])
+    equal(both.coverage, [0.0, parts[1].coverage[1], 1.0, 0.0])
+    equal(both.long, [NAN, parts[1].long[1], 0.0, NAN])
 
 
 # --- several sources of one contract ------------------------------------------------------------

@@ -78,35 +78,36 @@ def backtest(exchange):
     return strategy_of(exchange)
 
 
-def test_a_row_counts_from_its_date_plus_its_timeframe(backtest):
+def test_a_row_counts_after_its_date_plus_its_timeframe(backtest):
     frame = add_context(backtest, candles(periods=8), {"pair": PAIR})
-    # The row of 00:00 reaches the candle that closes at 01:00, as Freqtrade merges an hour's row.
-    assert listed(frame, "liq_open_interest_amount") == [100, 101, 102, 103, 104, 105, 106, 107]
+    # The row of 00:00 is over at 01:00, when the first candle closes: a bot may not have it then.
+    amounts = [NONE, 100, 101, 102, 103, 104, 105, 106]
+    assert listed(frame, "liq_open_interest_amount") == amounts
     # Where the USD are unknown they are amount × close, which is the candle's number here.
-    assert listed(frame, "liq_open_interest") == [1000, 1010, 1020, 1030, 1040, 525, 1060, 1070]
-    assert listed(frame, "liq_funding_rate") == [0.0001] * 8
+    assert listed(frame, "liq_open_interest") == [NONE, 1000, 1010, 1020, 1030, 1040, 630, 1060]
+    assert listed(frame, "liq_funding_rate") == [NONE] + [0.0001] * 7
     assert all(frame[name].dtype == np.float64 for name in frame if name.startswith("liq_"))
 
 
 def test_in_candles_of_five_minutes_an_hour_passes_before_a_row_is_known(backtest):
     frame = candles("2024-01-01 00:50", 16, "5min")
     got = add_context(backtest, frame, {"pair": PAIR}, "5m")
-    # The candle 00:55 closes at 01:00 and has the row of 00:00; the row of 01:00 comes at 02:00.
-    assert listed(got, "liq_open_interest_amount") == [NONE] + [100] * 12 + [101] * 3
+    # The candle 01:00 closes at 01:05 and has the row of 00:00, the candle 02:00 that of 01:00.
+    assert listed(got, "liq_open_interest_amount") == [NONE] * 2 + [100] * 12 + [101] * 2
     frame = candles("2024-01-01 08:50", 4, "5min")
     got = add_context(backtest, frame, {"pair": PAIR}, "5m")
-    assert listed(got, "liq_funding_rate") == [0.0001] + [-0.0002] * 3
+    assert listed(got, "liq_funding_rate") == [0.0001] * 2 + [-0.0002] * 2
 
 
 def test_what_is_old_is_unknown_and_not_repeated(backtest):
     frame = add_context(backtest, candles(periods=24), {"pair": PAIR})
     amounts = listed(frame, "liq_open_interest_amount")
-    # The row of 07:00 is published at 08:00 and stands for three hours.
-    assert amounts[7:14] == [107, 107, 107, NONE, NONE, NONE, 113]
+    # The row of 07:00 is over at 08:00 and stands for three hours.
+    assert amounts[7:15] == [106, 107, 107, 107, NONE, NONE, NONE, 113]
     later = add_context(backtest, candles("2024-01-02 00:00", 24), {"pair": PAIR})
-    assert listed(later, "liq_open_interest_amount")[:4] == [123, 123, NONE, NONE]
-    # Funding of 16:00 is published at 17:00 and stands for a day.
-    assert listed(later, "liq_funding_rate")[14:18] == [0.0003, 0.0003, NONE, NONE]
+    assert listed(later, "liq_open_interest_amount")[:4] == [123, 123, 123, NONE]
+    # Funding of 16:00 is over at 17:00 and stands for a day.
+    assert listed(later, "liq_funding_rate")[15:18] == [0.0003, 0.0003, NONE]
 
 
 def test_no_later_row_changes_an_earlier_candle(backtest):
@@ -118,7 +119,12 @@ def test_no_later_row_changes_an_earlier_candle(backtest):
 
 def test_another_pair_has_a_suffix_and_not_this_price(backtest):
     frame = add_context(backtest, candles(periods=6), {"pair": "ETH/USDT:USDT"}, pair=PAIR)
-    assert listed(frame, "liq_open_interest_btc") == [1000, 1010, 1020, 1030, 1040, NONE]
+    assert listed(frame, "liq_open_interest_btc") == [NONE, 1000, 1010, 1020, 1030, 1040]
+    later = add_context(
+        backtest, candles("2024-01-01 06:00", 1), {"pair": "ETH/USDT:USDT"}, pair=PAIR
+    )
+    assert listed(later, "liq_open_interest_btc") == [NONE]  # its USD are unknown
+    assert listed(later, "liq_open_interest_amount_btc") == [105]
 
 
 def test_missing_files_are_unknown_and_the_log_names_the_command(backtest, caplog):
@@ -151,7 +157,7 @@ def test_a_bot_fetches_the_rows_that_a_backtest_reads(exchange, datadir):
     expected = add_context(strategy_of(exchange), candles(periods=8), {"pair": PAIR})
     names = ["liq_open_interest_amount", "liq_funding_rate"]
     pd.testing.assert_frame_equal(got[names], expected[names])
-    assert got[names].notna().all(axis=None)
+    assert got[names].iloc[1:].notna().all(axis=None)
 
 
 def test_wrong_timeframes_are_refused(backtest):
@@ -178,6 +184,16 @@ def test_an_alert_goes_through_freqtrade_once_a_candle(exchange):
     assert "flip of shorts" in bot.dp._msg_queue[-1]
     alert(bot, frame, {"pair": PAIR}, pd.Series([1.0, -1.0, 0.0]))
     assert len(bot.dp._msg_queue) == 2
+
+
+def test_an_alert_is_silent_on_the_unknown_and_names_no_side_of_a_flag(exchange):
+    bot = strategy_of(exchange, RunMode.DRY_RUN)
+    frame = candles(periods=1).assign(liq_total=1.0, liq_imbalance=np.nan)
+    for says in (np.nan, 0.0, False):
+        alert(bot, frame, {"pair": PAIR}, pd.Series([says]))
+    assert not bot.dp._msg_queue
+    alert(bot, frame, {"pair": PAIR}, pd.Series([True]), name="high volume")
+    assert "high volume, 1 USD" in bot.dp._msg_queue[0]
 
 
 def test_a_backtest_sends_nothing(backtest):

@@ -220,5 +220,7 @@ def test_candles_without_single_exchanges_say_how_to_get_them():
     with pytest.raises(LiquidationsError, match="per_exchange=True"):
         exchange_imbalance(pd.DataFrame({"liq_imbalance": [0.9]}))
     frame = frame_of(okx=[0.9], total_okx=[1.0])
-    with pytest.raises(LiquidationsError, match="window must be 1 or more, got 0"):
+    with pytest.raises(
+        LiquidationsError, match="window must be a whole number from 1 to 100000, got 0"
+    ):
         exchange_imbalance(frame, "observed", window=0)

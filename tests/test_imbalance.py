@@ -96,5 +96,7 @@ def test_a_frame_shorter_than_the_window_is_unknown(size):
 
 @pytest.mark.parametrize("window", [0, -3])
 def test_a_window_of_no_candle_is_refused(window):
-    with pytest.raises(LiquidationsError, match=f"window must be 1 or more, got {window}"):
+    with pytest.raises(
+        LiquidationsError, match=f"window must be a whole number from 1 to 100000, got {window}"
+    ):
         window_imbalance(pd.Series([1.0]), pd.Series([1.0]), window)

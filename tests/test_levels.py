@@ -52,7 +52,7 @@ def below(result: pd.DataFrame) -> list[float]:
 def test_levels_lie_where_the_documented_formula_puts_them():
     # The example of Bybit's help centre: a long of 50x from 20,000 at 0.5 % is liquidated at 19,700
     # = 20,000 - (400 - 100); a short mirrors it: 20,300. 6 contracts were opened, half of them so.
-    frame = frame_of(60, [100.0, 100.0, 106.0, 106.0])
+    frame = frame_of(60, [100.0, 100.0, 100.0, 106.0, 106.0])
     result = liquidation_levels(frame, FIFTY, bucket=FINE, threshold=0.001)
     last = result.iloc[-1]
     assert last["liq_level_below"] == pytest.approx(19_700, rel=FINE / 2)
@@ -63,8 +63,8 @@ def test_levels_lie_where_the_documented_formula_puts_them():
         assert last[column] == pytest.approx(3 * 20_300, rel=FINE)
     assert last["liq_ahead_imbalance"] == pytest.approx(197 / 400, rel=FINE)
     # Nothing is known before the first update that counts; then nothing has been opened.
-    assert result.iloc[0].isna().all()
-    assert below(result)[1:2] == [0.0]
+    assert result.iloc[:2].isna().all(axis=None)
+    assert below(result)[2:3] == [0.0]
     # 1.5 % away is beyond a reach of 1.4 %. A level of 1.5 % of 2.1 million matters no more at 4 %.
     assert below(liquidation_levels(frame, FIFTY, bucket=FINE, reach=0.014))[-1] == 0.0
     far = liquidation_levels(frame, FIFTY, bucket=FINE, threshold=0.04).iloc[-1]
@@ -74,23 +74,23 @@ def test_levels_lie_where_the_documented_formula_puts_them():
 
 
 def test_positions_were_opened_in_the_hour_before_last():
-    # 5m candles from 0:00. What was opened from 1:00 to 2:00, at 21,000, is published at 3:00, to
-    # the candle that opens at 2:55 (row 35).
+    # 5m candles from 0:00. What was opened from 1:00 to 2:00, at 21,000, is known after 3:00, to
+    # the candle that opens then (row 36).
     price = [20_000.0] * 12 + [21_000.0] * 12 + [22_000.0] * 24
-    amount = [100.0] * 35 + [106.0] * 13
+    amount = [100.0] * 36 + [106.0] * 12
     result = liquidation_levels(
         frame_of(5, amount, price), FIFTY, bucket=FINE, threshold=0.02, reach=0.1
     )
-    assert below(result)[23:35] == [0.0] * 12
-    assert result["liq_level_below"].iloc[35] == pytest.approx(0.985 * 21_000, rel=FINE / 2)
+    assert below(result)[24:36] == [0.0] * 12
+    assert result["liq_level_below"].iloc[36] == pytest.approx(0.985 * 21_000, rel=FINE / 2)
     # The shorts at 1.015 × 21,000 = 21,315 were reached before anybody knew of them.
-    assert result["liq_ahead_above"].iloc[35] == 0.0
+    assert result["liq_ahead_above"].iloc[36] == 0.0
 
 
 @pytest.mark.parametrize("minutes", [5, 15, 60])
 def test_a_level_is_gone_from_the_candle_that_touches_it(minutes):
     rows = 60 // minutes
-    amount = [100.0] * (3 * rows - 1) + [106.0] * (4 * rows)
+    amount = [100.0] * (3 * rows) + [106.0] * (4 * rows)
     frame = frame_of(minutes, amount)
     clean = liquidation_levels(frame, FIFTY, bucket=FINE)
     hit = 4 * rows + rows // 2
@@ -109,9 +109,9 @@ def test_a_level_is_gone_from_the_candle_that_touches_it(minutes):
 
 def test_a_fall_of_open_interest_shrinks_all_levels_alike():
     # +10, then 110 → 99 leaves 90 % of them; half of 10 contracts are leveraged.
-    frame = frame_of(60, [100.0, 100.0, 110.0, 99.0, 99.0])
+    frame = frame_of(60, [100.0, 100.0, 100.0, 110.0, 99.0, 99.0])
     result = liquidation_levels(frame, FIFTY, bucket=FINE)
-    expected = [NAN, 0.0, 5 * 19_700, 4.5 * 19_700, 4.5 * 19_700]
+    expected = [NAN, NAN, 0.0, 5 * 19_700, 4.5 * 19_700, 4.5 * 19_700]
     np.testing.assert_allclose(below(result), expected, rtol=FINE)
 
 
@@ -119,18 +119,18 @@ def test_a_fall_of_open_interest_shrinks_all_levels_alike():
 def test_where_open_interest_only_falls_there_is_exactly_nothing(seed):
     amount = 100 * np.cumprod(np.random.default_rng(seed).uniform(0.9, 1, 20))
     result = liquidation_levels(frame_of(60, amount), FIFTY, threshold=0)
-    assert below(result)[1:] == [0.0] * 19
-    assert (result["liq_level_above_usd"][1:] == 0).all()
+    assert below(result)[2:] == [0.0] * 18
+    assert (result["liq_level_above_usd"][2:] == 0).all()
     assert result["liq_ahead_imbalance"].isna().all()
 
 
 def test_what_is_closed_voluntarily_is_opened_anew():
     # Half of 100 is closed in four hours, so 100 (1 - 2^-1/4) = 15.91 is opened in each one; the
     # sum of what is left of three hours is 100 (1 - 2^-3/4) = 40.54, half of it leveraged.
-    frame = frame_of(60, [100.0] * 4)
+    frame = frame_of(60, [100.0] * 5)
     result = liquidation_levels(frame, replace(FIFTY, half_life=4.0), bucket=FINE)
     sizes = [50 * 19_700 * (1 - 2 ** (-hours / 4)) for hours in range(1, 4)]
-    np.testing.assert_allclose(below(result), [NAN, *sizes], rtol=FINE)
+    np.testing.assert_allclose(below(result), [NAN, NAN, *sizes], rtol=FINE)
 
 
 def test_the_sides_may_use_other_leverages():
@@ -192,9 +192,9 @@ def reference(frame, given, window, reach, threshold, bucket, minutes):
 
 
 def _reference(rows, given, window, reach, threshold, bucket):
-    updates = {}  # hour → open interest, and close: of the first candle that closes in it
+    updates = {}  # hour → open interest, and close: of the first candle that closes after it
     for closing, _, _, close, amount in rows:
-        updates.setdefault(closing // HOUR, (amount if amount > 0 else NAN, close))
+        updates.setdefault((closing - 1) // HOUR, (amount if amount > 0 else NAN, close))
     hours = list(updates)
     open_now, close_then = updates[hours[-1]]
     close = rows[-1][3]
@@ -260,7 +260,7 @@ def drawn(data, *, regular: bool = False) -> tuple[pd.DataFrame, int]:
     frame["high"] = frame[["open", "close"]].max(axis=1) * (1 + random.random(size) / 100)
     frame["low"] = frame[["open", "close"]].min(axis=1) * (1 - random.random(size) / 100)
     closing = frame["date"] + pd.Timedelta(minutes=minutes)
-    hour = (closing.dt.as_unit("ms").astype("int64") // HOUR).to_numpy()
+    hour = ((closing.dt.as_unit("ms").astype("int64") - 1) // HOUR).to_numpy()
     amount = 1000 * np.exp(np.cumsum(random.normal(0, 0.05, hour.max() - hour.min() + 1)))
     amount[random.random(len(amount)) < 0.1] = NAN
     frame["liq_open_interest_amount"] = amount[hour - hour.min()]
@@ -348,7 +348,7 @@ def market(request) -> tuple[pd.DataFrame, SimulatedMarket]:
     frame = resample(made.candles, 5 * MINUTE)
     closing = pd.DatetimeIndex(frame["date"]).asi8 + 5 * MINUTE
     published = pd.DatetimeIndex(made.open_interest["date"]).asi8 + HOUR
-    last = np.searchsorted(published, closing, side="right") - 1
+    last = np.searchsorted(published, closing, side="left") - 1
     amount = made.open_interest["open_interest_amount"].to_numpy()
     frame["liq_open_interest_amount"] = np.where(last < 0, NAN, amount[last])
     return frame, made

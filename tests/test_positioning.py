@@ -135,7 +135,7 @@ def market(seed: int, shocks: dict[int, float], minutes: int = 2880) -> pd.DataF
     frame = resample(made.candles, 5 * MINUTE)
     date = pd.DatetimeIndex(frame["date"]).asi8
     published = pd.DatetimeIndex(made.open_interest["date"]).asi8 + HOUR
-    last = np.searchsorted(published, date + 5 * MINUTE, side="right") - 1
+    last = np.searchsorted(published, date + 5 * MINUTE, side="left") - 1
     amount = made.open_interest["open_interest_amount"].to_numpy()
     frame["liq_open_interest_amount"] = np.where(last < 0, NAN, amount[last])
     bars = to_bars(made.events)
@@ -150,13 +150,13 @@ def market(seed: int, shocks: dict[int, float], minutes: int = 2880) -> pd.DataF
 @pytest.mark.parametrize(("shock", "side"), [(-0.12, 1), (0.12, -1)])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_simulated_crash_is_a_flush_once_open_interest_shows_it(seed, shock, side):
-    # The shock is at 20:02 of the second day. Its hour's open interest is published at 22:00, to
-    # the candle that opens at 21:55; nothing before can know.
+    # The shock is at 20:02 of the second day. Its hour's open interest is known after 22:00, to the
+    # candle that opens then; nothing before can know.
     at = (1440 + 20 * 60 + 2) // 5
     frame = market(seed, {1440 + 20 * 60 + 2: shock})
     assert frame["liq_imbalance"][at] == pytest.approx((1 + side) / 2, abs=0.05)
     said = flush(frame, drop=0.1)
-    known = (1440 + 22 * 60) // 5 - 1
+    known = (1440 + 22 * 60) // 5
     assert not said[:known].any()
     assert said[known] == side
     # What the simulated exchange publishes is all there is: the share is about 1, some USD aside

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import liquidations as door
+from liquidations.errors import LiquidationsError
 
 
 NAN = float("nan")
@@ -223,3 +224,43 @@ def test_every_reading_does_speak(name):
     """A reading that never says anything would keep the contract too."""
     spoken = {side for seed in range(300) for side in READINGS[name](market(seed))}
     assert spoken == {-1.0, 0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        (lambda f: door.capitulation(f.drop(columns="liq_imbalance")), r"add_liquidations\(self"),
+        (lambda f: door.flush(f.drop(columns="liq_open_interest_amount")), r"add_context\(self"),
+        (
+            lambda f: door.fragile(f.drop(columns="low")),
+            "no column 'low'; they must be Freqtrade's",
+        ),
+        (lambda f: door.gated_extreme(f.drop(columns="liq_long_count")), "'liq_long_count'"),
+        (lambda f: door.liquidation_levels(f.drop(columns="high")), "no column 'high'"),
+        (lambda f: door.high_volume(f["liq_total"], 24 * 60 / 60), "whole number .* got 24.0"),
+        (lambda f: door.fragile(f, window=2.5), "whole number .* got 2.5"),
+        (lambda f: door.sharp_move(f["high"], f["low"], f["close"], 1, 200_000), "to 100000, got"),
+        (lambda f: door.isolated(f, window="48"), "window must be a whole number .* got '48'"),
+        (lambda f: door.extreme(f["liq_imbalance"], [0.8]), r"threshold must be .*got \[0.8\]"),
+        (lambda f: door.extreme(f["liq_imbalance"], "0.8"), "threshold must be .*got '0.8'"),
+        (
+            lambda f: door.extreme(f["liq_imbalance"], f["liq_imbalance"].iloc[:5]),
+            "threshold must have the index of the candles",
+        ),
+        (
+            lambda f: door.significant(f["liq_imbalance"], f["n"], base=f["n"].iloc[::-1]),
+            "base must have the index of the candles",
+        ),
+    ],
+)
+def test_plain_mistakes_are_named(mistake, says):
+    with pytest.raises(LiquidationsError, match=says):
+        mistake(market(0))
+
+
+def test_quiet_passes_over_what_its_signal_does_not_know():
+    frame = market(3)
+    signal = door.extreme(frame["liq_imbalance"])
+    shifted = door.quiet(frame, signal.shift(1), 4, 1, 2, 5)
+    assert shifted.notna().all()
+    equal(shifted, door.quiet(frame, signal.shift(1).fillna(0.0), 4, 1, 2, 5))

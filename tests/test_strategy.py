@@ -235,6 +235,7 @@ def test_a_pair_that_is_always_extreme_can_still_be_beyond_its_threshold():
     closes = (np.arange(24) + 1) * HOUR
     found = past_thresholds(past, closes, np.array([1]), days=1, low=0.1, high=0.9, volume=0.8)
     assert found["liq_imbalance_high"][0] == 498 / 499
+    assert found["liq_imbalance_low"][0] == 0.5  # and what was always so is no extreme of shorts
 
 
 def test_thresholds_of_what_is_hardly_known_are_unknown():
@@ -281,8 +282,10 @@ def test_thresholds_agree_with_numpy(days, seed, share):
         # The share counted from the top, or from the bottom, rounded up to whole candles.
         top, bottom = (max(int(np.ceil(s * len(ratios) - 1e-9)), 1) for s in (1 - share, share))
         bin_ = 1 / 499 + 1e-12
-        assert 0 <= ratios[-top] - found["liq_imbalance_high"][row] <= bin_
-        assert 0 <= found["liq_imbalance_low"][row] - ratios[bottom - 1] <= bin_
+        # Never across the middle.
+        high, low = max(ratios[-top], 0.5), min(ratios[bottom - 1], 0.5)
+        assert 0 <= high - found["liq_imbalance_high"][row] <= bin_
+        assert 0 <= found["liq_imbalance_low"][row] - low <= bin_
         # Numbers on an edge may be rounded across it.
         low, high = totals[-top] / 2 ** (1 / 16) * (1 - 1e-12), totals[-top] * (1 + 1e-12)
         assert low < found["liq_total_high"][row] <= high
@@ -324,7 +327,9 @@ def test_a_past_before_the_store_is_unknown(random_days):
     assert known.tolist() == [False] * 48 + [True] * 24
     with pytest.raises(OperationalException, match=r"high must be from 0 to 1, got 90"):
         add_thresholds(strategy_of(random_days), frame, {"pair": PAIR}, high=90)
-    with pytest.raises(OperationalException, match=r"days must be 1 or more, got 0"):
+    with pytest.raises(
+        OperationalException, match=r"days must be a whole number from 1 to 100000, got 0"
+    ):
         add_thresholds(strategy_of(random_days), frame, {"pair": PAIR}, days=0)
 
 
@@ -386,3 +391,100 @@ def test_the_correction_of_a_short_frame_is_that_of_a_long_one(random_days):
         add_corrected(strategy, candles("2024-01-10", 24), {"pair": PAIR}, pair="market")
     with pytest.raises(OperationalException, match="no liquidations of ETH"):
         add_corrected(strategy, candles("2024-01-10", 24), {"pair": "ETH/USDT:USDT"})
+
+
+# --- what an adversary found ---------------------------------------------------------------------
+
+
+def months(db_url):
+    """Store January, February and March with 1, 2 and 300 USD of longs."""
+    rows = [("2024-01-15", "long", 1.0), ("2024-02-15", "long", 2.0), ("2024-03-15", "long", 300.0)]
+    write(db_url, PAIR, events_of(*rows), spans(("2023-12-01", "2024-05-01")))
+    return strategy_of(db_url)
+
+
+@pytest.mark.parametrize("start", ["2024-01-02", "2024-01-30", "2024-01-31"])
+def test_a_month_is_published_at_its_end_wherever_the_frame_begins(db_url, start):
+    frame = add_liquidations(months(db_url), candles(start, 75 * 24), {"pair": PAIR},
+                             informative="1M")  # fmt: skip
+    month = (frame["date"] + pd.Timedelta("1h")).dt.strftime("%m")
+    expected = month.map({"01": 0.0, "02": 1.0, "03": 2.0, "04": 300.0})
+    assert frame["liq_long_1M"].tolist() == expected.tolist()
+    short = add_liquidations(months(db_url), candles(start, 1), {"pair": PAIR}, informative="1M")
+    assert short["liq_long_1M"].tolist() == expected.tolist()[:1]
+    quarter = add_liquidations(months(db_url), candles(start, 9), {"pair": PAIR}, informative="3M")
+    assert quarter["liq_coverage_3M"].between(0.3, 0.4).all()  # October to December
+    weeks = add_liquidations(
+        months(db_url), candles("2024-01-01", 16, "7D"), {"pair": PAIR}, "1w", informative="1M"
+    )
+    assert weeks["liq_long_1M"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [300] * 4
+
+
+def test_before_the_first_higher_candle_the_columns_are_unknown(random_days, caplog):
+    """A cut frame of lookahead-analysis must not raise where the whole one has NaN."""
+    frame = add_liquidations(
+        strategy_of(random_days), candles(periods=5), {"pair": PAIR}, informative="1w"
+    )
+    assert frame["liq_total_1w"].isna().all()
+    assert "the columns of 1w are NaN" in caplog.text
+    with pytest.raises(OperationalException, match="no liquidations of ETH"):
+        add_liquidations(
+            strategy_of(random_days), candles(), {"pair": "ETH/USDT:USDT"}, informative="4h"
+        )
+
+
+def test_what_is_recorded_later_leaves_the_past_of_the_market_as_it_was(db_url):
+    seen = spans(("2024-01-01 00:00", "2024-01-01 06:00"))
+    write(db_url, PAIR, events_of(("2024-01-01 00:10", "long", 60.0)), seen)
+    strategy = strategy_of(db_url, inverse=True)
+    options = [{"pair": "market"}, {"suffix": "own"}]
+
+    def read():
+        frames = [add_liquidations(strategy, candles(), {"pair": PAIR}, **one) for one in options]
+        return pd.concat(frames, axis=1).filter(like="liq_")
+
+    before = read()
+    later = spans(("2024-01-01 03:00", "2024-01-01 06:00"))
+    rows = events_of(("2024-01-01 04:10", "short", 7.0))
+    for pair in ("ETH/USDT:USDT", "SOL/USDT:USDT", "BTC/USD:BTC"):
+        write(db_url, pair, rows, later)
+    after = read()
+    pd.testing.assert_frame_equal(after[:3], before[:3])
+    assert listed(after, "liq_short_market") == [0, 0, 0, 0, 21, 0]
+    assert listed(after, "liq_short_own") == [0, 0, 0, 0, 7, 0]
+    assert listed(after, "liq_coverage_market") == [1] * 6
+
+
+def test_the_correction_does_not_depend_on_what_was_asked_before(db_url):
+    first = events_of(*[(f"2024-01-01 00:{minute:02d}", "long", 1.0) for minute in range(50)])
+    write(db_url, PAIR, first, spans(("2024-01-01", "2024-01-03")))
+    strategy, quiet = strategy_of(db_url), candles("2024-01-02", 5)
+    fresh = add_corrected(strategy, quiet, {"pair": PAIR})
+    add_corrected(strategy, candles("2024-01-01", 48), {"pair": PAIR})
+    pd.testing.assert_frame_equal(add_corrected(strategy, quiet, {"pair": PAIR}), fresh)
+    assert listed(fresh, "liq_saturation_binance") == [0] * 5
+    assert fresh["liq_imbalance_corrected_binance"].isna().all()
+
+
+def test_thresholds_of_candles_that_straddle_midnights(random_days):
+    strategy = strategy_of(random_days)
+    long = add_thresholds(strategy, candles("2024-01-01", 4, "3D"), {"pair": PAIR}, "3d", days=6)
+    short = add_thresholds(strategy, candles("2024-01-10", 1, "3D"), {"pair": PAIR}, "3d", days=6)
+    assert short["liq_base"].tolist() == long["liq_base"].tolist()[-1:]
+    assert long["liq_base"].notna().any()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        (lambda s, f: add_liquidations(s, f.set_index("date"), {"pair": PAIR}), "no column 'date'"),
+        (lambda s, f: add_liquidations(s, f, {"pair": PAIR}, informative=4), "4 is not a"),
+        (lambda s, f: add_liquidations(s, f, {"pair": PAIR}, exchanges=5), "got 5, must be"),
+        (lambda s, f: add_thresholds(s, f, {"pair": PAIR}, days=1.5), "whole number .*got 1.5"),
+        (lambda s, f: add_thresholds(s, f, {"pair": PAIR}, days="30"), "whole number .*got '30'"),
+        (lambda s, f: add_thresholds(s, f, {"pair": PAIR}, low=0.9, high=0.1), "high must be from"),
+    ],
+)  # fmt: skip
+def test_plain_mistakes_end_in_one_line(random_days, mistake, says):
+    with pytest.raises(OperationalException, match=says):
+        mistake(strategy_of(random_days), candles())

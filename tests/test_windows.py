@@ -61,5 +61,7 @@ def test_sums_agree_with_pandas(values, window):
 
 @pytest.mark.parametrize("function", [window_sums, count_below, count_known])
 def test_a_window_of_no_candle_is_refused(function):
-    with pytest.raises(LiquidationsError, match="window must be 1 or more, got 0"):
+    with pytest.raises(
+        LiquidationsError, match="window must be a whole number from 1 to 100000, got 0"
+    ):
         function(np.array([1.0]), 0)

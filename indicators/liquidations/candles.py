@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def parse_timeframe(timeframe: str) -> tuple[int, str]:
 
     :raises LiquidationsError: if it is no timeframe of one minute or more.
     """
-    found = re.fullmatch(r"([1-9]\d*)([mhdwMy])", timeframe or "")
+    found = re.fullmatch(r"([1-9]\d*)([mhdwMy])", str(timeframe or ""))
     if found is None:
         raise LiquidationsError(
             f"{timeframe!r} is not a timeframe of one minute or more; "
@@ -45,6 +46,13 @@ def timeframe_ms(timeframe: str) -> int | None:
     """Return the length of a candle in ms, or None for months and years, which differ in length."""
     count, unit = parse_timeframe(timeframe)
     return count * _UNITS[unit] if unit in _UNITS else None
+
+
+def longest_ms(timeframe: str) -> int:
+    """Return the length of the longest candle of a timeframe in ms: of a month 31 days."""
+    count, unit = parse_timeframe(timeframe)
+    days = {"M": 31, "y": 366}
+    return count * (days[unit] * DAY if unit in days else _UNITS[unit])
 
 
 def format_period(period: int) -> str:
@@ -267,28 +275,36 @@ def best_source(
     return taken, np.where(taken.coverage > 0, np.array(order)[best], -1)
 
 
-def add_contracts(parts: Sequence[Candles]) -> Candles:
+#: Candles, and where they count: a contract does from when it was first observed. One that is
+#: recorded from today on must not make the past unknown.
+Part: TypeAlias = tuple[Candles, np.ndarray | bool]
+
+
+def add_contracts(contracts: Sequence[Part]) -> Candles:
     """Add the contracts of one exchange; it was observed only as far as each of them was."""
+    parts, begun = zip(*contracts, strict=True)
     if len(parts) == 1:
         return parts[0]
+    counts, some = np.stack(begun), np.any(begun, axis=0)
+    coverage = np.where(counts, _stack(parts, "coverage"), 1.0).min(axis=0)
     names = _volumes(parts[0].squares is not None)
-    sums = {name: _stack(parts, name).sum(axis=0) for name in names}
-    return Candles(coverage=_stack(parts, "coverage").min(axis=0), **sums)
+    sums = {name: _keep(_stack(parts, name).sum(axis=0, where=counts), some) for name in names}
+    return Candles(coverage=np.where(some, coverage, 0.0), **sums)
 
 
-def add_parts(parts: Iterable[Candles], min_coverage: float, least: int | float) -> Candles:
+def add_parts(parts: Iterable[Part], min_coverage: float, least: int | float) -> Candles:
     """Add exchanges, or pairs, leaving those out of a candle that observed too little of it.
 
     Takes one part after the other, so that a whole market needs the memory of one pair.
 
     :param least: how many parts, or below 1 which share of them, must have observed a candle at
         ``min_coverage``; where fewer did, it is NaN
-    :return: their sums; coverage is the mean over all parts all the same
+    :return: their sums; coverage is the mean over all parts that count all the same
     """
     total: dict[str, Floats] = {}
-    number = 0
-    for part in parts:
-        number += 1
+    number: Any = 0
+    for part, counts in parts:
+        number = number + counts
         used = (part.coverage >= min_coverage) & (part.coverage > 0)
         if not total:
             names = _volumes(part.squares is not None)
@@ -297,9 +313,9 @@ def add_parts(parts: Iterable[Candles], min_coverage: float, least: int | float)
             np.add(total[name], getattr(part, name), out=total[name], where=used)
         total["coverage"] += part.coverage
         total["used"] += used
-    enough = total["used"] >= (least if least >= 1 else least * number)
+    enough = total["used"] >= (least if least >= 1 else np.maximum(least * number, 1))
     sums = {name: _keep(total[name], enough) for name in names}
-    return Candles(coverage=total["coverage"] / number, **sums)
+    return Candles(coverage=total["coverage"] / np.maximum(number, 1), **sums)
 
 
 def columns(
@@ -322,7 +338,7 @@ def columns(
     result = table(_enough(list(exchanges.values()), min_coverage, min_exchanges))
     if per_exchange:
         for exchange, part in exchanges.items():
-            own = table(add_parts([part], min_coverage, 1))
+            own = table(add_parts([(part, True)], min_coverage, 1))
             result |= {f"{name}_{exchange}": array for name, array in own.items()}
     return result
 
@@ -330,7 +346,7 @@ def columns(
 def _enough(parts: Sequence[Candles], min_coverage: float, min_exchanges: int) -> Candles:
     """Add the exchanges; one alone needs no sums."""
     if len(parts) > 1:
-        return add_parts(parts, min_coverage, min_exchanges)
+        return add_parts([(part, True) for part in parts], min_coverage, min_exchanges)
     one = parts[0]
     used = (one.coverage >= min_coverage) & (one.coverage > 0)
     names = _volumes(one.squares is not None)

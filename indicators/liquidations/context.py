@@ -1,8 +1,9 @@
 """What Freqtrade knows beside the candles: open interest and funding; and its messages. Floor 4.
 
 Freqtrade downloads and keeps these itself. A bot sees an open-interest row only once its hour is
-over, because Freqtrade drops the row of the running one; so here a row counts from its date plus
-its timeframe, in backtests too, and both see the same.
+over, because Freqtrade drops the row of the running one, and for a moment longer if the exchange is
+slow with the next. So here a row counts for candles that close after its date plus its timeframe,
+not for the one that closes just then; in backtests too, and both see the same.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from liquidations.candles import candle_closes, format_time, timeframe_ms
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, Floats, Ints
 from liquidations.pairs import base_of
+from liquidations.series import column
 from liquidations.strategy import LIVE, frame_of, join, opens_of, warn_once
 
 
@@ -63,7 +65,7 @@ def add_context(
     """Add open interest and funding rate to a strategy's candles, as far as they were known.
 
     Columns (all float64): ``liq_open_interest`` in USD and ``liq_open_interest_amount`` in base
-    units, the state one period before the candle's close or earlier; ``liq_funding_rate``, the last
+    units, the state more than one period before the candle's close; ``liq_funding_rate``, the last
     rate settled by then. NaN where there is none, or none that is recent (three periods of open
     interest, a day of funding). Where an exchange tells the amount only, as Bybit does, the USD are
     amount × close, and the other way round.
@@ -100,7 +102,7 @@ def add_context(
         }
     settled = _funding(strategy)
     funding = _load(strategy, name, settled, "funding_rate")
-    rows = _latest(funding, closes, timeframe_ms(settled) or 0, _STALE_FUNDING)
+    rows = _latest(funding, closes, timeframe_ms(settled) or DAY, _STALE_FUNDING)
     table["liq_funding_rate"] = _take(funding, "funding_rate", rows)
     return join(dataframe, table, suffix)
 
@@ -118,17 +120,21 @@ def alert(
     must be on), once for each candle, in dry-run and live only; elsewhere nothing happens.
 
     :param dataframe: candles with ``liq_total`` and ``liq_imbalance``
-    :param signal: a reading of the same candles; +1 speaks of longs, -1 of shorts
+    :param signal: a reading of the same candles; +1 speaks of longs, -1 of shorts, True of either;
+        0, False and NaN say nothing
     :param name: what the message calls it
     """
-    if strategy.config.get("runmode") not in LIVE or not len(signal) or not signal.iloc[-1]:
+    if strategy.config.get("runmode") not in LIVE or not len(signal):
         return
-    last = dataframe.iloc[-1]
-    side = "longs" if signal.iloc[-1] > 0 else "shorts"
+    says, last = signal.iloc[-1], dataframe.iloc[-1]
+    if pd.isna(says) or not says:
+        return
+    side = "" if signal.dtype == bool else " of longs" if says > 0 else " of shorts"
+    total, ratio = column(dataframe, "liq_total"), column(dataframe, "liq_imbalance")
     opened = format_time(last["date"].to_datetime64().astype("datetime64[ms]").astype(np.int64))
     strategy.dp.send_msg(
-        f"{metadata['pair']}: {name} of {side}, {last['liq_total']:,.0f} USD liquidated, "
-        f"imbalance {last['liq_imbalance']:.2f}, candle of {opened} UTC"
+        f"{metadata['pair']}: {name}{side}, {total.iloc[-1]:,.0f} USD liquidated, "
+        f"imbalance {ratio.iloc[-1]:.2f}, candle of {opened} UTC"
     )
 
 
@@ -156,8 +162,10 @@ def _latest(frame: pd.DataFrame, closes: Ints, period: int, stale: int) -> Ints:
     if frame.empty:
         return np.full(len(closes), -1)
     dates = frame["date"].to_numpy(dtype="datetime64[ms]").view(np.int64)
-    rows = np.searchsorted(dates + period, closes, side="right") - 1
-    return np.where((rows >= 0) & (closes - dates[rows] - period < stale), rows, -1)
+    # Settled funding is stamped some ms late at times; in a bot Freqtrade rounds that down.
+    known = dates // period * period + period
+    rows = np.searchsorted(known, closes, side="left") - 1
+    return np.where((rows >= 0) & (closes - known[rows] <= stale), rows, -1)
 
 
 def _take(frame: pd.DataFrame, column: str, rows: Ints) -> Floats:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 
 class LiquidationsError(Exception):
     """Say in one line what is wrong with the input or the store, and what to do about it.
 
     The command line prints the message and exits with 2; inside Freqtrade the provider turns it
-    into Freqtrade's ``OperationalException``, which ends a backtest in one clean line.
+    into Freqtrade's ``OperationalException``, which ends a backtest in one clean line. A reading's
+    own ends in Freqtrade's traceback, as any mistake in a strategy does; its last line says it.
     """
 
 
@@ -21,7 +23,15 @@ class OtherAnswer(LiquidationsError):
 
 
 def require(name: str, value: float, least: float, most: float = math.inf) -> None:
-    """Refuse an argument outside ``[least, most]``, naming it; NaN is always outside."""
-    if not least <= value <= most:
+    """Refuse an argument that is no number in ``[least, most]``, naming it; NaN is none."""
+    if not isinstance(value, Real) or not least <= value <= most:
         limit = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
         raise LiquidationsError(f"{name} must be {limit}, got {value!r}")
+
+
+def require_whole(name: str, value: int, least: int, most: int = 100_000) -> None:
+    """Refuse an argument that is no whole number in ``[least, most]``, such as a window."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        raise LiquidationsError(
+            f"{name} must be a whole number from {least} to {most}, got {value!r}"
+        )

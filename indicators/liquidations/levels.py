@@ -40,9 +40,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from liquidations.errors import LiquidationsError, require
+from liquidations.errors import LiquidationsError, require, require_whole
 from liquidations.event import LONG, MINUTE, SHORT, Floats, Ints
 from liquidations.imbalance import imbalance
+from liquidations.series import array, column
 
 
 HOUR = 60 * MINUTE
@@ -113,8 +114,8 @@ def liquidation_levels(
     it: a long's when a low is at it or below, a short's when a high is at it or above, from that
     candle on.
 
-    Open interest is published an hour late, and shows what happened up to then: what was opened in
-    a candle becomes a level one to two hours later.
+    Open interest is known an hour late, and shows what happened up to then: what was opened in a
+    candle becomes a level one to two hours later.
 
     :param dataframe: candles of one length, at most an hour, with ``date``, ``high``, ``low``,
         ``close`` and ``liq_open_interest_amount`` (base units; a value in USD moves with the price
@@ -146,7 +147,7 @@ def liquidation_levels(
     >>> levels[["liq_level_below", "liq_level_above"]].round(-2).iloc[-1].tolist()
     [19700.0, 20300.0]
     """
-    require("window", window, 3)
+    require_whole("window", window, 3)
     require("reach", reach, 0, 0.9)
     require("threshold", threshold, 0, 1)
     require("bucket", bucket, 1e-4, 0.1)
@@ -155,9 +156,9 @@ def liquidation_levels(
         return pd.DataFrame(nothing, index=dataframe.index)
     frame = _Frame(dataframe, assumptions, window)
     sides = [_levels(frame, side, assumptions, reach, threshold, bucket) for side in (LONG, SHORT)]
-    arrays = [array for both in zip(*sides, strict=True) for array in both]
-    for array in arrays:
-        np.copyto(array, np.nan, where=~frame.known)
+    arrays = [one for both in zip(*sides, strict=True) for one in both]
+    for one in arrays:
+        np.copyto(one, np.nan, where=~frame.known)
     arrays.append(imbalance(*arrays[-2:]))
     named = dict(zip(_COLUMNS, arrays, strict=True))
     return pd.DataFrame(named, index=dataframe.index, copy=False)
@@ -177,19 +178,19 @@ _COLUMNS = (
 class _Frame:
     """Hold what both sides share: the updates of open interest, one for each hour UTC.
 
-    An update belongs to the candles that close in its hour, as the provider publishes them; it
-    tells what was open an hour before. So its positions were opened in the candles that closed
-    until an hour before it, and after an hour before the last one.
+    An update belongs to the candles that close after the full hour, up to the next one, as
+    ``add_context`` publishes them; it tells what was open an hour before that. So its positions
+    were opened in the candles that closed until then, and after the same of the last one.
     """
 
     def __init__(self, dataframe: pd.DataFrame, assumptions: Assumptions, window: int) -> None:
-        date = pd.DatetimeIndex(dataframe["date"]).as_unit("ms").asi8
-        amount = dataframe["liq_open_interest_amount"].to_numpy(dtype=np.float64)
+        date = pd.DatetimeIndex(column(dataframe, "date")).as_unit("ms").asi8
+        amount = array(column(dataframe, "liq_open_interest_amount"))
         self.high, self.low, self.close = (
-            dataframe[name].to_numpy(dtype=np.float64) for name in ("high", "low", "close")
+            array(column(dataframe, name)) for name in ("high", "low", "close")
         )
         closing = date + np.diff(date).min()
-        hour = closing // HOUR
+        hour = (closing - 1) // HOUR
         #: where the rows of each update begin, and where the last ones end
         self.edges = np.flatnonzero(np.diff(hour, prepend=hour[0] - 1, append=hour[-1] + 1))
         first = self.edges[:-1]
@@ -256,7 +257,7 @@ def _levels(
     touched = np.minimum.accumulate(touched - depth) + depth
 
     place = np.floor((sign * np.log(frame.price)[:, None] + offset) / bucket)
-    place = np.where(np.isnan(place), 0, place).astype(np.int64)
+    place = np.where(np.isfinite(place), place, 0).astype(np.int64)
     usd = frame.opened[:, None] * np.array(shares) * np.exp(sign * bucket * (place + 0.5))
     usd[place >= early[:, None]] = 0.0
     matters = threshold * frame.interest * frame.close[frame.edges[:-1]]

@@ -1,10 +1,10 @@
 """Readings of open interest beside liquidations: Series in, Series of the same index out. Floor 1.
 
-Open interest comes late. It is published once an hour, and a candle has the value that a bot could
-know at its close: the one of an hour before, until the next. So what happens in a candle of one
-hour is seen in the next candle; what happens in a candle of five minutes is first seen 12 to 23
-candles later. ``window`` must be longer than that delay: the defaults are for candles of five
-minutes; for candles of one hour take some 3 (and ``lag=1``).
+Open interest comes late. There is a row an hour, and a candle has the one that a bot is sure to
+know at its close: of more than an hour before, until the next. So what happens in a candle of one
+hour is seen two candles later; what happens in a candle of five minutes 13 to 24 candles later.
+``window`` must be longer than that delay: the defaults are for candles of five minutes; for candles
+of one hour take some 3 (and ``lag=2``).
 
 Changes are read from the amount in base units, ``liq_open_interest_amount``. The value in USD falls
 with the price alone, although nobody closed a position.
@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import talib
 
-from liquidations.errors import require
+from liquidations.errors import require, require_whole
 from liquidations.event import Floats
-from liquidations.series import array, keep, series, shift, signed
+from liquidations.series import array, column, keep, series, shift, signed
 from liquidations.signals import extreme
 from liquidations.windows import window_sums
 
@@ -35,13 +35,13 @@ def open_interest_change(open_interest: pd.Series, window: int = 1) -> pd.Series
     >>> open_interest_change(pd.Series([100.0, 100.0, 90.0, 0.0]), 2).round(3).tolist()
     [nan, nan, -0.1, nan]
     """
-    require("window", window, 1)
+    require_whole("window", window, 1)
     known = _positive(open_interest)
     return series(known / shift(known, window) - 1, open_interest)
 
 
 def flush(
-    dataframe: pd.DataFrame, threshold: float = 0.8, drop: float = 0.03, window: int = 24
+    dataframe: pd.DataFrame, threshold: float = 0.8, drop: float = 0.03, window: int = 30
 ) -> pd.Series:
     """Tell where one side was flushed out: an extreme, and open interest fell.
 
@@ -65,7 +65,7 @@ def flush(
     """
     require("drop", drop, 0, 1)
     side = _largest_extreme(dataframe, threshold, 0, window)
-    change = open_interest_change(dataframe["liq_open_interest_amount"], window)
+    change = open_interest_change(column(dataframe, "liq_open_interest_amount"), window)
     return series(keep(side, array(change) <= -drop), dataframe)
 
 
@@ -86,19 +86,20 @@ def isolated(
         enough the one of the largest ``liq_total`` counts
     :param tolerance: how far open interest may have moved over the window, as a share
     :param window: in candles; the extreme is younger
-    :param lag: in candles; the extreme is so old at least: 24 candles of five minutes, 1 of an hour
+    :param lag: in candles; the extreme is so old at least: 24 candles of five minutes, 2 of an hour
     :return: +1 where longs were hit, -1 shorts, else 0; 0 where the candle was not observed or the
         change of open interest is unknown
     """
     require("tolerance", tolerance, 0)
-    require("lag", lag, 0, window - 1)
+    require_whole("window", window, 1)
+    require_whole("lag", lag, 0, window - 1)
     side = _largest_extreme(dataframe, threshold, lag, window)
-    change = open_interest_change(dataframe["liq_open_interest_amount"], window)
+    change = open_interest_change(column(dataframe, "liq_open_interest_amount"), window)
     return series(keep(side, np.abs(array(change)) < tolerance), dataframe)
 
 
 def reported_share(
-    total: pd.Series, amount: pd.Series, close: pd.Series, window: int = 288, lag: int = 12
+    total: pd.Series, amount: pd.Series, close: pd.Series, window: int = 288, lag: int = 13
 ) -> pd.Series:
     """Divide the liquidations reported over a window by the fall of open interest over it.
 
@@ -114,16 +115,16 @@ def reported_share(
     :param close: values the fall, at its mean over the window
     :param window: in candles, all of which must have been observed; many times the delay of open
         interest, as its edges don't fit to the candle
-    :param lag: how many candles ago the window of the liquidations ended: 12 candles of five
-        minutes, 1 of an hour, as open interest is that old when it is published
+    :param lag: how many candles ago the window of the liquidations ended: 13 candles of five
+        minutes, 2 of an hour, as open interest is that old when it is known
     :return: 0 and more; NaN where open interest did not fall or anything is unknown
 
     >>> amount = pd.Series([100.0, 100.0, 96.0])
     >>> reported_share(pd.Series([0.0, 6.0, 0.0]), amount, pd.Series([3.0] * 3), 1, 1).tolist()
     [nan, nan, 0.5]
     """
-    require("window", window, 1)
-    require("lag", lag, 0)
+    require_whole("window", window, 1)
+    require_whole("lag", lag, 0)
     liquidated = shift(window_sums(array(total), window), lag)
     price = shift(window_sums(array(close), window), lag) / window
     known = _positive(amount)
@@ -158,9 +159,9 @@ def _largest_extreme(dataframe: pd.DataFrame, threshold: float, lag: int, window
     The latest one would be a small one of either side, as quiet candles often are extreme. Where
     both sides had one of the same size there is no side.
     """
-    require("window", window, 1)
-    total = array(dataframe["liq_total"])
-    side = array(extreme(dataframe["liq_imbalance"], threshold))
+    require_whole("window", window, 1)
+    total = array(column(dataframe, "liq_total"))
+    side = array(extreme(column(dataframe, "liq_imbalance"), threshold))
     observed = ~np.isnan(total)
     total = np.where(observed, total, 0.0)
     long, short = (_largest(total * sign, lag, window) for sign in (side > 0, side < 0))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from liquidations.candles import (
     Candles,
+    Part,
     Source,
     add_contracts,
     add_parts,
@@ -24,6 +25,7 @@ from liquidations.candles import (
     columns,
     format_period,
     format_time,
+    source_candles,
     table,
 )
 from liquidations.errors import LiquidationsError
@@ -155,10 +157,12 @@ class LiquidationProvider:
         closes: Ints,
         settings: Settings,
         squares: bool,
-    ) -> Candles:
+    ) -> Part:
+        """Return a contract's candles, and from when it counts: since it was first observed."""
         sources = [self._source(reader, one, opens[0], closes[-1]) for one in series]
-        best = best_source(sources, opens, closes, settings.min_coverage, squares=squares)
-        return best[0]
+        best, _ = best_source(sources, opens, closes, settings.min_coverage, squares=squares)
+        known = [source.coverage[0, 0] for source in sources if len(source.coverage)]
+        return best, closes > min(known, default=closes[-1])
 
     def _market(
         self, reader: Reader, opens: Ints, closes: Ints, settings: Settings, squares: bool
@@ -169,14 +173,13 @@ class LiquidationProvider:
         with self._lock:
             known = self._markets.get(key)
         if known is None:
-
-            def contracts() -> Iterator[Candles]:
-                for names in matched.values():
-                    for series in names.values():
-                        yield self._contract(reader, series, opens, closes, settings, squares)
-
-            nothing = [Candles.unobserved(len(opens), squares=squares)]
-            parts = contracts() if any(matched.values()) else nothing
+            contracts = [series for names in matched.values() for series in names.values()]
+            parts: Iterable[Part] = (
+                self._contract(reader, series, opens, closes, settings, squares)
+                for series in contracts
+            )
+            if not contracts:
+                parts = [(Candles.unobserved(len(opens), squares=squares), True)]
             known = table(add_parts(parts, settings.min_coverage, MARKET_SHARE))
             with self._lock:
                 self._markets[key] = known
@@ -216,20 +219,23 @@ class LiquidationProvider:
         closes = candle_closes(opens, timeframe)
         counted = [one for one in series if one.counted and one.period == MINUTE]
         sources = [self._source(reader, one, opens[0], closes[-1]) for one in counted]
-        nothing = np.full(len(opens), np.nan)
-        if not sources:
-            return [nothing] * len(CORRECTED)
-        best = max(range(len(sources)), key=lambda place: len(sources[place].bars))
-        source = sources[best]
-        events = reader.events(counted[best], opens[0], closes[-1])
-        if len(source.bars) and not len(events):
-            return [nothing] * len(CORRECTED)  # bars that count, but no single orders
-        used = covered_share(source.coverage, opens, closes) >= settings.min_coverage
-        kinds = regime(counted[best].exchange, opens)
-        found = unsample(events, opens, closes, kinds, source.coverage)
-        peak = peak_saturation(source, opens, closes)
-        arrays = [found[name].to_numpy() for name in ("imbalance", "lower", "upper")]
-        return [np.where(used, array, np.nan) for array in (*arrays, peak)]
+        _, taken = best_source(sources, opens, closes, settings.min_coverage)
+        arrays = [np.full(len(opens), np.nan) for _ in CORRECTED]
+        for place, (one, source) in enumerate(zip(counted, sources, strict=True)):
+            events = reader.events(one, opens[0], closes[-1])
+            kinds = regime(one.exchange, opens)
+            found = unsample(events, opens, closes, kinds, source.coverage)
+            bars = source_candles(source, opens, closes)
+            number = np.diff(np.searchsorted(events.timestamp, (opens, closes)), axis=0)[0]
+            # Bars may count what is not stored order by order.
+            used = (taken == place) & (bars.coverage >= settings.min_coverage)
+            used &= bars.long_count + bars.short_count == number
+            columns = [found[name].to_numpy() for name in ("imbalance", "lower", "upper")]
+            for array, values in zip(
+                arrays, (*columns, peak_saturation(source, opens, closes)), strict=True
+            ):
+                np.copyto(array, values, where=used)
+        return arrays
 
     def span(self, pair: str, settings: Settings) -> tuple[int, int]:
         """Return from when to when (ms) anything was observed of what stands for the pair.

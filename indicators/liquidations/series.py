@@ -5,16 +5,42 @@ In between they work on arrays, which takes a fraction of the time of the same o
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 import pandas as pd
 
-from liquidations.errors import require
+from liquidations.errors import LiquidationsError, require_whole
 from liquidations.event import Floats, Ints
 
 
 def array(values: pd.Series) -> np.ndarray:
     """Return the values of a Series, as float64 unless they are bool."""
     return values.to_numpy(dtype=None if values.dtype == bool else np.float64)
+
+
+def column(dataframe: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column of the candles, or say how to get it."""
+    if name in dataframe.columns:
+        return dataframe[name]
+    cure = "they must be Freqtrade's candles"
+    if name.startswith("liq_"):
+        what = "context" if "interest" in name or "funding" in name else "liquidations"
+        cure = f"add it first: dataframe = add_{what}(self, dataframe, metadata)"
+    raise LiquidationsError(f"the candles have no column {name!r}; {cure}")
+
+
+def bound(name: str, value: float | pd.Series, like: pd.Series) -> float | Floats:
+    """Return a bound, one for all candles or one for each; its range is the caller's to check."""
+    if isinstance(value, Real):
+        return float(value)
+    if not isinstance(value, pd.Series):
+        raise LiquidationsError(f"{name} must be a number or a Series, got {value!r}")
+    if not value.index.equals(like.index):
+        raise LiquidationsError(
+            f"{name} must have the index of the candles; take it from the same frame"
+        )
+    return array(value)
 
 
 def series(values: np.ndarray, like: pd.Series | pd.DataFrame) -> pd.Series:
@@ -45,7 +71,7 @@ def before(values: Floats, rows: Ints, max_age: int) -> Floats:
     >>> before(np.array([7.0, 0, 8.0, 0, 0, 9.0]), np.array([0, 2, 5]), 2).tolist()
     [0.0, 7.0, 0.0]
     """
-    require("max_age", max_age, 1)
+    require_whole("max_age", max_age, 1)
     found = np.zeros(len(rows))
     found[1:] = np.where(np.diff(rows) <= max_age, values[rows[:-1]], 0.0)
     return found
@@ -57,7 +83,7 @@ def last_known(values: Floats, rows: Ints, max_age: int) -> Floats:
     >>> last_known(np.array([7.0, 0, 0, 0, 9.0, 0]), np.array([0, 4]), 2).tolist()
     [0.0, 7.0, 7.0, 0.0, 0.0, 9.0]
     """
-    require("max_age", max_age, 1)
+    require_whole("max_age", max_age, 1)
     found = np.zeros(len(values))
     if len(rows):
         ages = np.diff(rows, append=len(values) - 1)

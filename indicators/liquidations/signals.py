@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import talib
 
-from liquidations.errors import require
+from liquidations.errors import require, require_whole
 from liquidations.event import Floats
 from liquidations.imbalance import window_imbalance
-from liquidations.series import array, before, keep, last_known, series, signed
+from liquidations.series import array, before, bound, column, keep, last_known, series, signed
 from liquidations.series import shift as moved
 from liquidations.windows import count_below, count_known, past_mean, window_sums
 
@@ -46,12 +46,12 @@ def extreme(
     """
     if not isinstance(threshold, pd.Series):
         require("threshold", threshold, 0.5, 1)
-    if low is None:
-        low = 1 - threshold
-    elif not isinstance(low, pd.Series):
+    above = bound("threshold", threshold, imbalance)
+    if not isinstance(low, pd.Series | None):
         require("low", low, 0, 0.5)
+    below = 1 - above if low is None else bound("low", low, imbalance)
     ratio = array(imbalance)
-    return series(signed(ratio > _bound(threshold), ratio < _bound(low)), imbalance)
+    return series(signed(ratio > above, ratio < below), imbalance)
 
 
 def shift(imbalance: pd.Series, hysteresis: float = 0.05, max_age: int = 12) -> pd.Series:
@@ -121,7 +121,7 @@ def high_volume(total: pd.Series, window: int = 48, threshold: float = 0.8) -> p
     >>> high_volume(pd.Series([1.0, 2.0, 3.0, 9.0, 2.0]), window=3, threshold=0.6).tolist()
     [False, False, True, True, False]
     """
-    require("window", window, 2)
+    require_whole("window", window, 2)
     require("threshold", threshold, 0, 1)
     values = array(total)
     known = count_known(values, window)
@@ -139,7 +139,7 @@ def sharp_move(
     :return: +1 where the price fell (forced sales of longs push it down), -1 where it rose, else 0
     """
     require("threshold", threshold, 0)
-    require("window", window, 1)
+    require_whole("window", window, 1)
     closes = array(close)
     far = threshold * moved(talib.ATR(array(high), array(low), closes, timeperiod=window))
     move = closes - moved(closes)
@@ -162,10 +162,14 @@ def capitulation(
     :param move_threshold, move_window: of :func:`sharp_move`
     :return: +1 where longs capitulate in a fall, -1 shorts in a rise, else 0
     """
-    side = extreme(dataframe["liq_imbalance"], threshold)
-    high = high_volume(dataframe["liq_total"], volume_window, volume_threshold)
+    side = extreme(column(dataframe, "liq_imbalance"), threshold)
+    high = high_volume(column(dataframe, "liq_total"), volume_window, volume_threshold)
     move = sharp_move(
-        dataframe["high"], dataframe["low"], dataframe["close"], move_threshold, move_window
+        column(dataframe, "high"),
+        column(dataframe, "low"),
+        column(dataframe, "close"),
+        move_threshold,
+        move_window,
     )
     return series(keep(array(side), array(high) & (array(side) == array(move))), side)
 
@@ -181,8 +185,8 @@ def volatility_regime(close: pd.Series, window: int = 6, baseline: int = 96) -> 
     >>> volatility_regime(pd.Series([1.0, 2.0, 4.0, 4.0, 8.0]), 2, 2).round(3).tolist()[-1]
     0.707
     """
-    require("window", window, 1)
-    require("baseline", baseline, 1)
+    require_whole("window", window, 1)
+    require_whole("baseline", baseline, 1)
     squares = np.diff(np.log(array(close)), prepend=np.nan) ** 2
     lately = window_sums(squares, window) / window
     usual = moved(window_sums(squares, baseline) / baseline, window)
@@ -208,10 +212,10 @@ def quiet(
     :return: +1 after longs capitulated, -1 after shorts did, else 0
     """
     require("threshold", threshold, 0)
-    side = array(signal)
+    side = np.nan_to_num(array(signal))
     last = last_known(side, np.flatnonzero(side), max_age)
-    calm = array(volatility_regime(dataframe["close"], window, baseline)) <= threshold
-    over = (side == 0) & ~np.isnan(array(dataframe["liq_total"]))
+    calm = array(volatility_regime(column(dataframe, "close"), window, baseline)) <= threshold
+    over = (side == 0) & ~np.isnan(array(column(dataframe, "liq_total")))
     return series(keep(last, calm & over), signal)
 
 
@@ -223,9 +227,9 @@ def fragile(dataframe: pd.DataFrame, threshold: float = 0.8, window: int = 48) -
     :param window: the candles before this one whose lowest low, or highest high, still stands
     :return: +1 where longs are hit above the lowest low, -1 shorts below the highest high, else 0
     """
-    require("window", window, 1)
-    side = array(extreme(dataframe["liq_imbalance"], threshold))
-    low, high = array(dataframe["low"]), array(dataframe["high"])
+    require_whole("window", window, 1)
+    side = array(extreme(column(dataframe, "liq_imbalance"), threshold))
+    low, high = array(column(dataframe, "low")), array(column(dataframe, "high"))
     above = low > moved(_extremum(talib.MIN, low, window))
     below = high < moved(_extremum(talib.MAX, high, window))
     return series(keep(side, (side > 0) & above | (side < 0) & below), dataframe)
@@ -260,15 +264,11 @@ def consistency(imbalance: pd.Series, window: int = 24) -> pd.Series:
     >>> consistency(pd.Series([0.9, 0.7, None, 0.2]), window=4).tolist()[-1].__round__(3)
     0.333
     """
-    require("window", window, 1)
+    require_whole("window", window, 1)
     side = np.sign(array(imbalance) - 0.5)
     padded = np.append(side, np.nan)  # counts and means are of the candles before one
     enough = count_known(padded, window)[1:] >= (window + 1) // 2
     return series(np.where(enough, past_mean(padded, window)[1:], np.nan), imbalance)
-
-
-def _bound(threshold: float | pd.Series) -> float | Floats:
-    return array(threshold) if isinstance(threshold, pd.Series) else threshold
 
 
 def _turn(side: Floats, max_age: int) -> Floats:

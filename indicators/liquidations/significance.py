@@ -18,10 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from liquidations.errors import require
+from liquidations.errors import require, require_whole
 from liquidations.event import Floats, Ints
 from liquidations.imbalance import Values, Weights, leave_one_out
-from liquidations.series import array, keep, series, signed
+from liquidations.series import array, bound, column, keep, series, signed
 from liquidations.signals import extreme
 from liquidations.windows import count_known, past_mean
 
@@ -96,7 +96,8 @@ def significant(
     """
     side = array(extreme(imbalance, threshold, low))
     rows = np.flatnonzero(side)
-    return series(_beyond(side, rows, array(imbalance)[rows], array(n_eff)[rows], base, z), n_eff)
+    share, count = array(imbalance)[rows], array(n_eff)[rows]
+    return _beyond(side, rows, share, count, base, z, imbalance)
 
 
 def significant_by_count(
@@ -141,22 +142,29 @@ def significant_by_count(
     longs = array(long_count)[rows]
     count = longs + array(short_count)[rows]
     share = longs / np.where(count > 0, count, np.nan)
-    return series(_beyond(side, rows, share, count, base, z), imbalance)
+    return _beyond(side, rows, share, count, base, z, imbalance)
 
 
 def _beyond(
-    side: Floats, rows: Ints, share: Floats, count: Floats, base: float | pd.Series, z: float
-) -> Floats:
+    side: Floats,
+    rows: Ints,
+    share: Floats,
+    count: Floats,
+    base: float | pd.Series,
+    z: float,
+    like: pd.Series,
+) -> pd.Series:
     """Keep a side where the interval of the share lies beyond the base rate on that side.
 
     ``share`` and ``count`` are those of ``rows``, in which there is a side: most candles have none.
     """
     _check_base(base)
     lower, upper = wilson(share, count, z)
-    rate = array(base)[rows] if isinstance(base, pd.Series) else base
+    rate = bound("base", base, like)
+    rate = rate if isinstance(rate, float) else rate[rows]
     kept = np.zeros(len(side))
     kept[rows] = keep(side[rows], np.where(side[rows] > 0, lower > rate, upper < rate))
-    return kept
+    return series(kept, like)
 
 
 def _check_base(base: float | pd.Series) -> None:
@@ -196,7 +204,7 @@ def shrunk_imbalance(
     >>> shrunk_imbalance(long, short, window=2).round(3).tolist()
     [nan, 0.375, 0.857, nan]
     """
-    require("window", window, 1)
+    require_whole("window", window, 1)
     require("weight", weight, 0)
     _check_base(base)
     longs = array(long)
@@ -206,7 +214,7 @@ def shrunk_imbalance(
     typical = np.exp(past_mean(logarithms, window))
     enough = some & (count_known(total, window) >= (window + 1) // 2)
     pull = np.where(enough, weight * typical, np.nan)
-    rate = array(base) if isinstance(base, pd.Series) else base
+    rate = bound("base", base, long)
     return series((longs + pull * rate) / (total + pull), long)
 
 
@@ -231,15 +239,17 @@ def gated_extreme(
     :param window: of :func:`shrunk_imbalance`
     :return: +1, -1 or 0; 0 where the evidence is missing or unknown
     """
-    ratio = dataframe["liq_imbalance"]
-    counts = dataframe["liq_long_count"], dataframe["liq_short_count"]
+    ratio = column(dataframe, "liq_imbalance")
+    counts = column(dataframe, "liq_long_count"), column(dataframe, "liq_short_count")
     side = significant_by_count(ratio, *counts, threshold, base, z, low)
     uncounted = gated_by_volume(dataframe)
     if not uncounted.any():
         return side
-    shrunk = shrunk_imbalance(dataframe["liq_long"], dataframe["liq_short"], window=window)
+    shrunk = shrunk_imbalance(
+        column(dataframe, "liq_long"), column(dataframe, "liq_short"), window=window
+    )
     volume, raw = array(extreme(shrunk, threshold, low)), array(ratio)
-    rate = array(base) if isinstance(base, pd.Series) else base
+    rate = bound("base", base, ratio)
     volume = keep(volume, (volume > 0) & (raw > rate) | (volume < 0) & (raw < rate))
     return series(np.where(array(uncounted), volume, array(side)), dataframe)
 
@@ -250,8 +260,8 @@ def gated_by_volume(dataframe: pd.DataFrame) -> pd.Series:
     :param dataframe: candles with ``liq_imbalance``, ``liq_long_count`` and ``liq_short_count``
     :return: bool Series; False also where there is no ratio to gate
     """
-    count = array(dataframe["liq_long_count"]) + array(dataframe["liq_short_count"])
-    return series(np.isnan(count) & ~np.isnan(array(dataframe["liq_imbalance"])), dataframe)
+    count = array(column(dataframe, "liq_long_count")) + array(column(dataframe, "liq_short_count"))
+    return series(np.isnan(count) & ~np.isnan(array(column(dataframe, "liq_imbalance"))), dataframe)
 
 
 def robust_extreme(

@@ -25,11 +25,12 @@ import pandas as pd
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import OperationalException
 
-from liquidations.candles import Candles, candle_closes, candle_opens, columns
-from liquidations.errors import LiquidationsError
+from liquidations.candles import Candles, candle_closes, candle_opens, columns, longest_ms
+from liquidations.errors import LiquidationsError, require_whole
 from liquidations.event import DAY, SIMULATED, Floats, Ints
 from liquidations.pairs import base_of
 from liquidations.provider import CORRECTED, MARKET, all_series, explain_nothing, provider_of
+from liquidations.series import column
 from liquidations.settings import (
     FINGERPRINT,
     SECTION,
@@ -132,7 +133,7 @@ def add_liquidations(
             table = request.columns(request.opens, request.timeframe, **options)
         else:
             higher, rows = _informative(request, informative)
-            table = request.columns(higher, informative, **options)
+            table = request.columns(higher, informative, past=True, **options)
             table = {name: array[rows] for name, array in table.items()}
     except LiquidationsError as error:
         raise OperationalException(str(error)) from error
@@ -178,9 +179,11 @@ def add_thresholds(
     """
     try:
         request = _Request(strategy, dataframe, metadata, timeframe, pair, exchanges)
+        require_whole("days", days, 1)
         first, last = (request.opens[[0, -1]] // DAY) if len(request.opens) else (0, 0)
-        opens = candle_opens((first - days) * DAY, last * DAY, request.timeframe)
-        past = request.columns(opens, request.timeframe, quiet=True)
+        start = (first - days) * DAY - longest_ms(request.timeframe)
+        opens = candle_opens(start, last * DAY, request.timeframe)
+        past = request.columns(opens, request.timeframe, past=True)
         table = past_thresholds(
             past,
             candle_closes(opens, request.timeframe),
@@ -246,21 +249,22 @@ class _Request:
         self.timeframe = frame_of(strategy, metadata, timeframe)
         self.settings = read_settings(config)
         if exchanges is not None:
-            chosen = exchanges if isinstance(exchanges, str) else list(exchanges)
+            several = isinstance(exchanges, Iterable) and not isinstance(exchanges, str)
+            chosen = list(exchanges) if several else exchanges
             self.settings = _with_exchanges(self.settings, read_exchanges(chosen, config))
         self.opens = opens_of(dataframe, self.timeframe)
         if config.get("runmode") == RunMode.BACKTEST and FINGERPRINT not in config.get(SECTION, {}):
             warn_once(_NOT_PREPARED)
 
     def columns(
-        self, opens: Ints, timeframe: str, *, quiet: bool = False, **options: bool
+        self, opens: Ints, timeframe: str, *, past: bool = False, **options: bool
     ) -> dict[str, Floats]:
         """Read the columns; where nothing is stored, they are NaN in a bot and an error elsewhere.
 
-        ``quiet`` candles may lie before all that is stored.
+        Candles of the ``past`` may lie before all that is stored of the pair.
         """
         try:
-            return self._stored(opens, timeframe, quiet, options)
+            return self._stored(opens, timeframe, past, options)
         except LiquidationsError as error:
             if not self.live:
                 raise
@@ -286,7 +290,7 @@ class _Request:
         )
 
     def _stored(
-        self, opens: Ints, timeframe: str, quiet: bool, options: dict[str, bool]
+        self, opens: Ints, timeframe: str, past: bool, options: dict[str, bool]
     ) -> dict[str, Floats]:
         if not len(opens):
             return self._unobserved(0, options)
@@ -295,11 +299,16 @@ class _Request:
         )
         if any(one.source == SIMULATED for one in all_series(matched)):
             warn_once("SIMULATED: the liquidations in this store are invented")
-        if not quiet and np.all(np.isnan(table["liq_total"])):
+        if np.all(np.isnan(table["liq_total"])):
             coverage = table["liq_coverage"]
-            warn_once(
-                explain_nothing(self.pair, opens, timeframe, self.settings, matched, coverage)
-            )
+            try:
+                warn_once(
+                    explain_nothing(self.pair, opens, timeframe, self.settings, matched, coverage)
+                )
+            except LiquidationsError as error:
+                if not past or not all_series(matched):
+                    raise
+                warn_once(f"the columns of {timeframe} are NaN: {error}")
         return table
 
     def _unobserved(self, size: int, options: dict[str, bool]) -> dict[str, Floats]:
@@ -313,11 +322,12 @@ def _informative(request: _Request, timeframe: str) -> tuple[Ints, Ints]:
     if not len(request.opens):
         return request.opens, request.opens
     closes = candle_closes(request.opens, request.timeframe)
-    length = candle_closes(request.opens[:1], timeframe)[0] - request.opens[0]
-    if length < closes[0] - request.opens[0]:
+    length = longest_ms(timeframe)
+    if length < longest_ms(request.timeframe):
         raise LiquidationsError(
             f"informative must be a higher timeframe than {request.timeframe}, got {timeframe}"
         )
+    # Two candles back, so that one has closed before the first close.
     opens = candle_opens(request.opens[0] - 2 * length, closes[-1], timeframe)
     opens = opens[candle_closes(opens, timeframe) <= closes[-1]]
     return opens, np.searchsorted(candle_closes(opens, timeframe), closes, side="right") - 1
@@ -331,7 +341,7 @@ def frame_of(strategy: IStrategy, metadata: Mapping[str, Any], timeframe: str | 
 def opens_of(dataframe: pd.DataFrame, timeframe: str) -> Ints:
     """Return the candles' opens in int64 ms, and refuse a timeframe that would reach past them."""
     # Backtests give dates in ms, dry-run in µs; naive datetime64 is UTC here.
-    opens = dataframe["date"].to_numpy(dtype="datetime64[ms]").view(np.int64)
+    opens = column(dataframe, "date").to_numpy(dtype="datetime64[ms]").view(np.int64)
     closes = candle_closes(opens, timeframe)
     if np.any(opens[1:] < closes[:-1]):
         raise LiquidationsError(

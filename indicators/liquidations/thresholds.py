@@ -59,9 +59,9 @@ def past_thresholds(
         observed, the ratio's also where fewer than 20 candles had one, the last also where the
         source counts nothing
     """
-    require("days", days, 1)
     for name, quantile in (("low", low), ("high", high), ("volume", volume)):
         require(name, quantile, 0, 1)
+    require("high", high, low, 1)
     if not len(days_of) or not len(closes):
         return {name: np.full(len(days_of), np.nan) for name in THRESHOLDS}
     first = int(days_of[0]) - days
@@ -81,8 +81,9 @@ def past_thresholds(
     enough = np.where(observed & (rated >= _LEAST), 1.0, np.nan)
     observed = np.where(observed, 1.0, np.nan)
     values = {
-        "liq_imbalance_low": (lowest + 1) / _RATIOS * enough,
-        "liq_imbalance_high": highest / _RATIOS * enough,
+        # Never across the middle: where all was of one side, the other bound is 0.5.
+        "liq_imbalance_low": np.minimum((lowest + 1) / _RATIOS, 0.5) * enough,
+        "liq_imbalance_high": np.maximum(highest / _RATIOS, 0.5) * enough,
         "liq_total_high": 2 ** (volumes / _PER_OCTAVE) * observed,
         "liq_base": imbalance(sums[0], sums[1]) * observed,
         "liq_base_count": imbalance(sums[2], sums[3]) * observed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from liquidations.errors import require
+from liquidations.errors import require_whole
 from liquidations.event import Floats, Ints
 
 
@@ -18,7 +18,7 @@ def window_sums(values: Floats, window: int) -> Floats:
     >>> window_sums(np.array([1.0, 2.0, np.nan, 4.0, 5.0]), 2).tolist()
     [nan, 3.0, nan, nan, 9.0]
     """
-    require("window", window, 1)
+    require_whole("window", window, 1)
     size = len(values)
     # Sums of 1, 2, 4, … neighbours; those that make up the window are added.
     block = np.concatenate((np.full(window - 1, np.nan), values))
@@ -42,7 +42,7 @@ def count_below(values: Floats, window: int) -> Ints:
     >>> count_below(np.array([3.0, 1.0, np.nan, 2.0, 9.0]), 3).tolist()
     [0, 0, 0, 1, 2]
     """
-    require("window", window, 1)
+    require_whole("window", window, 1)
     # Small numbers are counted in half the time.
     count: Ints = np.zeros(len(values), np.int16 if window < 2**15 else np.int64)
     for age in range(1, min(window, len(values) - 1) + 1):
@@ -56,7 +56,7 @@ def count_known(values: Floats, window: int) -> Ints:
     >>> count_known(np.array([3.0, 1.0, np.nan, 2.0, 9.0]), 3).tolist()
     [0, 1, 2, 2, 2]
     """
-    require("window", window, 1)
+    require_whole("window", window, 1)
     before = np.concatenate(([0], np.cumsum(~np.isnan(values))))[:-1]
     count = before.copy()
     count[window:] -= before[:-window]

@@ -45,8 +45,8 @@ def run(args: dict[str, Any]) -> int:
         done = {name: copy_new(data, folder / name) for name, data in samples().items()}
     except OSError as error:
         raise LiquidationsError(
-            f"{folder} can't be written: {error.strerror}; check its permissions, or name another "
-            "folder with --strategy-path"
+            f"{folder} can't be written: {error.strerror}; name another folder with "
+            "--strategy-path, or see that this one is a folder that you may write to"
         ) from error
     table = Table("File", "Is")
     for name, what in done.items():
