@@ -301,14 +301,16 @@ class _Request:
             warn_once("SIMULATED: the liquidations in this store are invented")
         if np.all(np.isnan(table["liq_total"])):
             coverage = table["liq_coverage"]
+            key = f"no {timeframe} candle of {self.pair}"
             try:
-                warn_once(
-                    explain_nothing(self.pair, opens, timeframe, self.settings, matched, coverage)
+                message = explain_nothing(
+                    self.pair, opens, timeframe, self.settings, matched, coverage
                 )
             except LiquidationsError as error:
                 if not past or not all_series(matched):
                     raise
-                warn_once(f"the columns of {timeframe} are NaN: {error}")
+                message = f"the columns of {timeframe} are NaN: {error}"
+            warn_once(message, key)
         return table
 
     def _unobserved(self, size: int, options: dict[str, bool]) -> dict[str, Floats]:
