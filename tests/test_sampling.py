@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +16,7 @@ from liquidations.archives import Options, okx
 from liquidations.candles import Source
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, make_events
-from liquidations.exchanges import EXCHANGES, KINDS, LOWER_BOUND, REGIMES, regime
+from liquidations.exchanges import EXCHANGES, KINDS, REGIMES, regime, regimes_within
 from liquidations.exchanges.okx import contracts
 from liquidations.sampling import (
     corrected_imbalance,
@@ -62,18 +61,23 @@ def test_what_never_changed_and_what_came_before_all():
         regime("bitmex", time)
 
 
-def test_lower_bounds_and_regimes_say_the_same():
+def test_the_table_of_regimes_is_whole():
     assert set(REGIMES) == set(EXCHANGES)
-    for exchange, entries in REGIMES.items():
+    for entries in REGIMES.values():
         starts, kinds = zip(*entries, strict=True)
         assert starts[0] == 0
         assert list(starts) == sorted(set(starts))
         assert set(kinds) <= set(KINDS)
-        assert (exchange in LOWER_BOUND) == (set(kinds) != {"complete"})
-        for since_or_until, date in re.findall(
-            r"(since|until) (\d{4}-\d\d-\d\d)", LOWER_BOUND.get(exchange, "")
-        ):
-            assert utc(date) + (DAY if since_or_until == "until" else 0) in starts
+
+
+def test_regimes_of_a_span():
+    start, change, end = utc("2025-01-01"), utc("2025-02-26"), utc("2025-03-01")
+    assert regimes_within("bybit", start, end) == [
+        (start, change, "latest"),
+        (change, end, "complete"),
+    ]
+    assert regimes_within("bybit", change, end) == [(change, end, "complete")]
+    assert regimes_within("okx", start, start) == []
 
 
 # --- saturation ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from liquidations.commands.common import (
 )
 from liquidations.errors import LiquidationsError
 from liquidations.event import SIMULATED
-from liquidations.exchanges import EXCHANGES, LOWER_BOUND
+from liquidations.exchanges import EXCHANGES, KINDS, regimes_within
 
 
 if TYPE_CHECKING:
@@ -61,10 +61,24 @@ def run(args: dict[str, Any]) -> int:
     if any(one.series.source == SIMULATED for one in entries):
         say("SIMULATED: these liquidations are invented")
     else:
-        for exchange in sorted({one.series.exchange for one in entries}):
-            if reason := LOWER_BOUND.get(exchange):
-                say(f"{exchange}: volumes are a lower bound ({reason})")
+        _print_regimes(entries)
     return 0
+
+
+def _print_regimes(entries: list[Entry]) -> None:
+    """Say where what is stored is less than what was liquidated."""
+    spans: dict[str, list[int]] = {}
+    for one in entries:
+        spans.setdefault(one.series.exchange, []).extend(one.coverage.ravel().tolist())
+    for exchange, times in sorted(spans.items()):
+        for start, end, kind in regimes_within(
+            exchange, min(times, default=0), max(times, default=0)
+        ):
+            if kind != "complete":
+                say(
+                    f"{exchange} shows {KINDS[kind]} ({format_time(start)} ... "
+                    f"{format_time(end)}): volumes are a lower bound"
+                )
 
 
 def _print(entries: list[Entry]) -> None:

@@ -11,18 +11,14 @@ from liquidations.event import Ints
 #: The exchanges whose liquidations can be stored and read, by their ccxt ids.
 EXCHANGES = ("binance", "bybit", "okx", "hyperliquid")
 
-#: Why what an exchange publishes is less than what it liquidated; the sources stand in
-#: the exchanges' own documents. Bybit publishes everything since 2025-02-26.
-LOWER_BOUND = {
-    "binance": "a sample, one order per symbol and second since 2021-04-27",
-    "bybit": "a sample, one order per symbol and second, until 2025-02-25",
-    "okx": "not the total, as its own documentation says",
-    "hyperliquid": "only what its vaults took part in, unless it comes from the full node's files",
-}
-
 #: What of its liquidations an exchange publishes: all; of each second the latest order (or one that
 #: does not depend on the sizes), or the largest; or less than all by no rule that could be undone.
-KINDS = ("complete", "latest", "largest", "partial")
+KINDS = {
+    "complete": "all orders",
+    "latest": "one order per symbol and second",
+    "largest": "the largest order per symbol and second",
+    "partial": "a part, by no known rule",
+}
 
 
 def _day(date: str) -> int:
@@ -71,3 +67,15 @@ def regime(exchange: str, time: Ints) -> np.ndarray:
         raise LiquidationsError(f"unknown exchange {exchange!r}; known: {', '.join(REGIMES)}")
     starts, kinds = zip(*REGIMES[exchange], strict=True)
     return np.array(kinds)[np.maximum(np.searchsorted(starts, time, side="right") - 1, 0)]
+
+
+def regimes_within(exchange: str, start: int, end: int) -> list[tuple[int, int, str]]:
+    """List what an exchange published from ``start`` to ``end`` (ms UTC): (from, to, kind).
+
+    >>> regimes_within("bybit", 1_740_000_000_000, 1_741_000_000_000)[1]
+    (1740528000000, 1741000000000, 'complete')
+    """
+    starts, kinds = zip(*REGIMES[exchange], strict=True)
+    parts = zip(starts, (*starts[1:], end), kinds, strict=True)
+    cut = [(max(first, start), min(last, end), kind) for first, last, kind in parts]
+    return [(first, last, kind) for first, last, kind in cut if first < last]
