@@ -418,9 +418,14 @@ def significance(market: Simulated) -> go.Figure:
     frame["shrunk_imbalance"] = liq.shrunk_imbalance(frame["liq_long"], frame["liq_short"])
     frame["extreme"] = liq.extreme(ratios)
     frame["significant"] = liq.significant(ratios, count)
+    sides = frame["liq_long_count"], frame["liq_short_count"]
+    frame["significant_by_count"] = liq.significant_by_count(ratios, *sides)
     frame["gated_extreme"] = liq.gated_extreme(frame)
     number = Panel(
-        title="orders", bars={"liq_long_count": LONGS, "liq_short_count": SHORTS}, share=0.5
+        title="orders",
+        bars={"liq_long_count": LONGS, "liq_short_count": SHORTS},
+        lines={"liq_n_eff": DARK},
+        share=0.5,
     )
     return draw(
         "which extremes are more than chance (band: 90 % interval of wilson)",
@@ -428,7 +433,7 @@ def significance(market: Simulated) -> go.Figure:
         price(),
         number,
         ratio("liq_imbalance", "shrunk_imbalance", between=("lower", "upper")),
-        signals("extreme", "significant", "gated_extreme"),
+        signals("extreme", "significant", "significant_by_count", "gated_extreme"),
     )
 
 
@@ -437,10 +442,14 @@ def open_interest(market: Simulated) -> go.Figure:
     frame = liq.add_context(market, market.columns(), {"pair": BTC})
     frame["extreme"] = liq.extreme(frame["liq_imbalance"])
     frame["flush"] = liq.flush(frame, window=3)
-    frame["isolated"] = liq.isolated(frame, window=4, lag=1)
+    frame["isolated"] = liq.isolated(frame, window=4, lag=2)
     frame["intensity"] = 100 * liq.intensity(frame["liq_total"], frame["liq_open_interest"])
-    amount = Panel(title="BTC", lines={"liq_open_interest_amount": TEAL}, share=0.7)
-    share = Panel(title="% of it", bars={"intensity": ORANGE}, share=0.5)
+    contracts = frame["liq_open_interest_amount"]
+    frame["open_interest_change"] = 100 * liq.open_interest_change(contracts)
+    amount = Panel(title="BTC", lines={"liq_open_interest_amount": TEAL}, share=0.6)
+    share = Panel(
+        title="%", bars={"intensity": ORANGE}, lines={"open_interest_change": DARK}, share=0.6
+    )
     return draw(
         "positions left with an extreme, or others came",
         cut(frame, 2, 6),
@@ -536,14 +545,23 @@ def sampling(market: Simulated) -> go.Figure:
     frame = frame.rename(columns={"liq_saturation_binance": "liq_saturation"})
     count = shown["liq_long_count"] + shown["liq_short_count"]
     frame["saturation"] = liq.saturation(count, 3600 * shown["liq_coverage"])
+    minutes = market.columns("1m", pair=SOL, exchanges=["binance"])
+    count = minutes["liq_long_count"] + minutes["liq_short_count"]
+    sides = minutes["liq_long"], minutes["liq_short"]
+    # The hour's last minute holds what its sixty say.
+    hours = liq.corrected_imbalance(*sides, count, 60, window=60)[59::60]
+    frame["corrected_imbalance"] = hours.to_numpy()
+    full_minutes = liq.saturated(count, 60).to_numpy().reshape(-1, 60)
+    frame["saturated"] = full_minutes.any(axis=1)
     bounds = "liq_imbalance_lower_binance", "liq_imbalance_upper_binance"
     full = {"liq_saturation": DARK, "saturation": TEAL}
     return draw(
         "a feed of one order a second (band: its bounds)",
         cut(frame, 16, 18.5),
         price(share=0.8),
-        ratio("true", "shown", "corrected", between=bounds),
+        ratio("true", "shown", "corrected", "corrected_imbalance", between=bounds),
         Panel(title="full", lines=full, limits=(0.0, 0.5, 1.0), range=(0, 1.1), share=0.4),
+        signals("saturated"),
     )
 
 
@@ -552,6 +570,7 @@ def exchanges(market: Simulated) -> go.Figure:
     frame = market.dealt()
     frame["added up"] = frame["liq_imbalance"]
     frame["exchange_imbalance"] = liq.exchange_imbalance(frame)
+    frame = frame.join(liq.leave_one_out(frame))
     frame["extreme"] = liq.extreme(frame["liq_imbalance"])
     frame["robust_extreme"] = liq.robust_extreme(frame)
     return draw(
@@ -559,7 +578,13 @@ def exchanges(market: Simulated) -> go.Figure:
         cut(frame, 24.5, 26),
         price(),
         ratio(*(f"liq_imbalance_{exchange}" for exchange in DEALT)),
-        ratio(lines={"added up": DARK, "exchange_imbalance": "#ad1457"}),
+        ratio(
+            lines={
+                "added up": DARK,
+                "exchange_imbalance": "#ad1457",
+                "liq_imbalance_without_okx": TEAL,
+            }
+        ),
         signals("extreme", "robust_extreme"),
     )
 

@@ -18,9 +18,9 @@ known (seeds 11 to 18, 60 days each, candles of five minutes, a snapshot an hour
 rank correlation with the truth                    defaults truth to compare with
 ================================================== ======== ===== ====================
 ``liq_ahead_imbalance``, over time                 0.90     0.96  0.79 (1)
-USD in 1 % of price, up to 10 % away, over time    0.65     0.85
-the same over distances, at one moment             0.68     0.88  0.60 (2)
-nearest level hits a large concentration (share)   0.57     0.44  0.26 (3), 0.65 (4)
+USD in 1 % of price, up to 10 % away, over time    0.66     0.85
+the same over distances, at one moment             0.69     0.88  0.60 (2)
+nearest level hits a large concentration (share)   0.56     0.44  0.26 (3), 0.65 (4)
 ================================================== ======== ===== ====================
 
 The defaults know nothing of the simulation; *truth* has its leverages, shares and half-life. A hit

@@ -290,7 +290,7 @@ def robust_extreme(
     without = leave_one_out(dataframe, weights, exchanges, window)
     ratios = [array(without[name]) for name in without]
     least, most = (
-        array(extreme(series(bound.reduce(ratios), dataframe), threshold, low))
-        for bound in (np.minimum, np.maximum)
+        array(extreme(series(edge.reduce(ratios), dataframe), threshold, low))
+        for edge in (np.minimum, np.maximum)
     )
     return series(signed(least > 0, most < 0), dataframe)
