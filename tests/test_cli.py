@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, bars_of, events_of, spans
+from conftest import REPOSITORY, bars_of, events_of, same_bits, spans, utc
 
 from liquidations.cli import COMMANDS, LiquidationArguments, run
-from liquidations.store import SCHEMA_VERSION, Store
+from liquidations.store import Store
+from liquidations.tables import SCHEMA_VERSION
 
 
 PAIR = "BTC/USDT:USDT"
@@ -281,6 +282,63 @@ def test_a_simulation_cut_short_leaves_no_liquidations_of_another(folder, capsys
     assert "no liquidations are stored" in capsys.readouterr().err
 
 
+def test_a_simulation_goes_on_after_now(folder, capsys, monkeypatch):
+    now = 1_790_000_030_000  # 2026-09-21 14:13:50 UTC
+    monkeypatch.setattr("time.time", lambda: now / 1000)
+    other = "ETH/USDT:USDT"
+    assert run(["simulate", "--now", "-p", PAIR, other, "--days", "1", "--ahead", "2"]) == 0
+    said = capsys.readouterr().err
+    made = folder / "user_data/dry-run"
+    assert {path.name for path in (made / "data/futures").glob("BTC*-futures.feather")} == {
+        f"BTC_USDT_USDT-{timeframe}-futures.feather" for timeframe in ("1m", "5m", "1h")
+    }
+    # The past begins with yesterday, the future ends with the hour; 14:14:35 is within 14:14.
+    start, end = utc("2026-09-20"), utc("2026-09-21 17:00")
+    first = utc("2026-09-21 14:15")
+    assert f"{PAIR} is pushed by -3% at 2026-09-21 14:15 UTC" in said
+    assert f"{other} is pushed by +3% at 2026-09-21 14:17 UTC" in said
+    with Store(f"sqlite:///{made}/exchange.sqlite") as store, store.read() as reader:
+        everything = {one.pair: reader.events(one, 0, 2**62) for one in reader.series()}
+        assert [reader.coverage(one).tolist() for one in reader.series()] == [[[start, end]]] * 2
+    with Store(f"sqlite:///{made}/liquidations.sqlite") as store, store.read() as reader:
+        for one in reader.series():
+            assert one.source == "simulated"
+            assert reader.coverage(one).tolist() == [[start, now]]
+            past = everything[one.pair].take(everything[one.pair].timestamp < now)
+            assert len(past) > 0
+            same_bits(reader.events(one, 0, 2**62), past)
+    for pair, begin, side in ((PAIR, first, 0), (other, first + 120_000, 1)):
+        events = everything[pair]
+        assert events.timestamp[-1] > now
+        shock = events.take((events.timestamp >= begin) & (events.timestamp < begin + 60_000))
+        own = shock.value_usd[shock.side == side].sum()
+        assert own > 0.9 * shock.value_usd.sum()
+        minute = events.value_usd[(events.timestamp >= now) & (events.timestamp < begin)].sum()
+        assert own > 10 * minute / 3
+
+
+def test_the_bots_store_is_not_the_one_that_is_played(folder, capsys):
+    assert run(["simulate", "--now", "-p", PAIR, "--days", "1", "--ahead", "1"]) == 0
+    made = ["--datadir", "user_data/dry-run/data", "--play"]
+    play = "sqlite:///user_data/dry-run/exchange.sqlite"
+    capsys.readouterr()
+    for own in (play, f"sqlite:///{folder}/user_data/dry-run/exchange.sqlite"):
+        assert run(["sandbox", *made, play, "--db-url", own, "--", "true"]) == 2
+        assert "it would read its future" in capsys.readouterr().err
+    show = "import os; print(os.environ.get('FREQTRADE__LIQUIDATIONS__SIMULATED'))"
+    script = folder / "show.py"
+    script.write_text(f"{show}; print(os.environ['FREQTRADE__LIQUIDATIONS__DB_URL'])")
+    own = "sqlite:///user_data/dry-run/liquidations.sqlite"
+    words = [sys.executable, "-m", "liquidations", "sandbox", "--db-url", own]
+    run_it = ["--", sys.executable, str(script)]
+    for played, label in ((["--play", play, "--fault", "cut@9+1"], "true"), ([], "None")):
+        done = subprocess.run(
+            [*words, *made[:2], *played, *run_it],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == [label, own]
+
+
 def _lock(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(folder / "user_data/liquidations.sqlite", isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
@@ -384,6 +442,14 @@ BAD = {
     ),
     "bad timerange": (["show", "-p", PAIR, "--timerange", "yesterday"], "Incorrect syntax"),
     "days of a simulation": (["simulate", "--timerange", "20240101-"], "a first and a last day"),
+    "days without now": (["simulate", "--days", "3"], "belong to --now"),
+    "now and a timerange": (["simulate", "--now", "--timerange", "20240101-20240102"], "--days"),
+    "no day": (["simulate", "--now", "--days", "0"], "--days must be a whole number from 1"),
+    "unknown fault": (["sandbox", "--fault", "crash@1+1"], "KIND@SECONDS+LENGTH"),
+    "nothing to play": (
+        ["sandbox", "--play", "sqlite:///nowhere.sqlite", "--", "true"],
+        "no candles of linear futures",
+    ),
     "sandbox without candles": (["sandbox", "--", "true"], "liquidations simulate"),
 }
 

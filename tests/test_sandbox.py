@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,20 +13,30 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import aiohttp
 import ccxt
+import ccxt.pro
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from conftest import events_of, spans
 from freqtrade.data.history import get_datahandler
 from freqtrade.enums import CandleType
+from hypothesis import given
+from hypothesis import strategies as st
 
 from liquidations import sandbox, sandbox_server
 from liquidations.errors import LiquidationsError
+from liquidations.event import Events, make_events
+from liquidations.sandbox_stream import Fault, Stream, Tape, parse_fault
+from liquidations.store import Store
 
 
 BTC, SHIB = "BTC/USDT:USDT", "1000SHIB/USDT:USDT"
@@ -120,11 +131,11 @@ def rows(frame: pd.DataFrame) -> list[list[float]]:
     ]
 
 
-def client(port: int) -> Any:
+def client(port: int, library: Any = ccxt) -> Any:
     """Make ccxt's Binance as Freqtrade would from the overrides."""
     config = sandbox_server.freqtrade_overrides(port)["exchange"]["ccxt_config"]
     options = {**config["options"], "defaultType": "swap"}
-    return ccxt.binance({**config, "options": options, "enableRateLimit": False})
+    return library.binance({**config, "options": options, "enableRateLimit": False})
 
 
 @pytest.fixture(scope="module")
@@ -452,9 +463,431 @@ def test_commands_exit_codes_pass_through(datadir: Path, tmp_path: Path) -> None
 def test_environment_says_what_the_overrides_say(monkeypatch: pytest.MonkeyPatch) -> None:
     from freqtrade.configuration.environment_vars import environment_vars_to_dict
 
-    for name, value in sandbox_server.environment(8911).items():
-        monkeypatch.setenv(name, value)
-    assert environment_vars_to_dict() == sandbox_server.freqtrade_overrides(8911)
+    for played in (False, True):
+        for name, value in sandbox_server.environment(8911, played=played).items():
+            monkeypatch.setenv(name, value)
+        read = environment_vars_to_dict()
+        assert read == sandbox_server.freqtrade_overrides(8911, played=played)
+        # Only what is played is invented; a backtest of a recorded store is not.
+        assert ("liquidations" in read) == played
+    assert read["liquidations"] == {"simulated": True}
+
+
+# ---- what it says over the websocket: planned ----
+
+
+def due(events: Events, *faults: Fault) -> list[tuple[int, int]]:
+    """Tell what a tape publishes, as seconds since START: (own time, due)."""
+    tape = Tape({"BTCUSDT": events}, START, delay=0, faults=faults)
+    pairs = zip(tape.events.timestamp.tolist(), tape.due.tolist(), strict=True)
+    return [((at - START) // 1000, (when - START) // 1000) for at, when in pairs]
+
+
+def each_second(count: int) -> Events:
+    return events_of(*((START + 1000 * second, "long", 1.0) for second in range(count)))
+
+
+def test_faults_by_hand() -> None:
+    six = each_second(6)
+    on_time = [(n, n) for n in range(6)]
+    assert due(six) == on_time
+    assert due(six, Fault("cut", 1, 2)) == on_time  # what is lost depends on who is connected
+    assert due(six, Fault("silence", 1, 2)) == [(0, 0), (3, 3), (4, 4), (5, 5)]
+    assert due(six, Fault("delay", 1, 2)) == [(0, 0), (1, 3), (2, 3), (3, 3), (4, 4), (5, 5)]
+    # 1970 + START seconds; held back from 1 to 3, and those again, to 4
+    chained = [Fault("delay", 2.5, 1.5), Fault("delay", START / 1000 + 1, 2)]
+    assert due(six, *chained) == [(0, 0), (1, 4), (2, 4), (3, 4), (4, 4), (5, 5)]
+    tape = Tape({}, START, faults=[Fault("cut", 1, 2), Fault("silence", 4, 1)])
+    seconds = range(6)
+    assert [tape.cut(START + 1000 * n, START + 1000 * n) for n in seconds] == [
+        False, True, True, False, False, False
+    ]  # fmt: skip
+    assert tape.cut(START, START + 5000)  # over before anybody looked
+    assert not tape.cut(START + 3000, START + 5000)
+    assert [tape.silent(START + 1000 * n) for n in seconds] == [n == 4 for n in seconds]
+
+
+@given(
+    times=st.lists(st.integers(0, 40), max_size=20),
+    faults=st.lists(
+        st.tuples(st.sampled_from(["silence", "delay"]), st.integers(0, 40), st.integers(0, 20)),
+        max_size=4,
+    ),
+)
+def test_what_is_due_when_against_a_loop(
+    times: list[int], faults: list[tuple[str, int, int]]
+) -> None:
+    expected = []
+    for at in sorted(times):
+        when = at
+        for kind, begin, length in sorted(faults, key=lambda one: (one[1], one[1] + one[2])):
+            if kind == "delay" and begin <= when < begin + length:
+                when = begin + length
+        if not any(k == "silence" and b <= when < b + n for k, b, n in faults):
+            expected.append((at, when))
+    events = events_of(*((START + 1000 * at, "short", 1.0) for at in times))
+    got = due(events, *(Fault(*fault) for fault in faults))
+    assert got == expected
+    assert [when for _, when in got] == sorted(when for _, when in got)
+
+
+def test_faults_as_they_are_typed() -> None:
+    assert parse_fault("silence@90+30") == ("silence", 90, 30)
+    for text in ("crash@1+2", "cut@1", "cut@-1+2", "cut@1+2s", "cut 1 2", ""):
+        with pytest.raises(LiquidationsError, match=r"KIND@SECONDS\+LENGTH"):
+            parse_fault(text)
+
+
+def stream_of(events: dict[str, Events], *names: str, tail: str = "") -> Stream:
+    tape = Tape(events, START, delay=0)
+    stream = Stream(tape, lambda symbol, now: {"s": symbol, "E": now}, [*events], tail, START)
+    if names:
+        request = {"method": "SUBSCRIBE", "params": names, "id": 1}
+        assert stream.answer(json.dumps(request)) == '{"result": null, "id": 1}'
+    return stream
+
+
+def test_requests_are_answered_as_by_binance() -> None:
+    stream = stream_of({"BTCUSDT": each_second(1)}, tail="btcusdt@markPrice")
+
+    def ask(method: str, **more: Any) -> Any:
+        return json.loads(stream.answer(json.dumps({"method": method, "id": 7, **more})))
+
+    assert ask("LIST_SUBSCRIPTIONS") == {"result": ["btcusdt@markPrice"], "id": 7}
+    names = ["!forceOrder@arr", "btcusdt@forceOrder", "btcusdt@markPrice@1s"]
+    assert ask("SUBSCRIBE", params=names) == {"result": None, "id": 7}
+    assert ask("UNSUBSCRIBE", params=["btcusdt@markPrice", names[1]])["result"] is None
+    assert ask("UNSUBSCRIBE", params=["btcusdt@markPrice"])["result"] is None
+    assert ask("LIST_SUBSCRIPTIONS")["result"] == [names[0], names[2]]
+    for answer in (
+        ask("SUBSCRIBE", params=[names[1], "ethusdt@forceOrder"]),
+        ask("SUBSCRIBE", params=["BTCUSDT@forceOrder"]),
+        ask("SUBSCRIBE", params=names[0]),
+        ask("SUBSCRIBE", params=[]),
+        ask("SUBSCRIBE", params=[3]),
+        ask("SUBSCRIBE"),
+        ask("LOGIN"),
+    ):
+        assert answer["error"]["code"] == 2
+        assert answer["error"]["msg"].startswith("Invalid request: ")
+        assert answer["id"] == 7
+    for text in ("no JSON", "[]", "3", '{"method": "SUBSCRIBE"}'):
+        assert json.loads(stream.answer(text))["id"] is None
+    assert ask("LIST_SUBSCRIPTIONS")["result"] == [names[0], names[2]]  # a refusal changes nothing
+
+
+def test_orders_come_when_due_and_before_the_price_of_their_second() -> None:
+    events = {
+        "BTCUSDT": events_of((START, "long", 3.0), (START + 1500, "short", 4.0)),
+        "SHIBUSDT": events_of((START + 500, "short", 5.0)),
+    }
+    btc = stream_of(events, "btcusdt@forceOrder", "shibusdt@markPrice@1s", "btcusdt@markPrice")
+    whole = stream_of(events, "!forceOrder@arr", "btcusdt@forceOrder")
+
+    def said(stream: Stream, offset: int) -> list[Any]:
+        got = [json.loads(text) for text in stream.due(START + offset)]
+        assert all(frame["E"] == START + offset for frame in got)
+        return [(o["s"], o["S"], o["z"]) if (o := f.get("o")) else f["s"] for f in got]
+
+    assert said(btc, 0) == [("BTCUSDT", "SELL", "3.0")]  # a long's closing sells
+    assert said(btc, 999) == []
+    assert said(btc, 1600) == [("BTCUSDT", "BUY", "4.0"), "SHIBUSDT"]
+    assert said(btc, 1700) == []
+    # A price is never made up for; of START, every third second is one of the slow stream.
+    assert START % 3000 == 0
+    assert said(btc, 9100) == ["SHIBUSDT", "BTCUSDT"]
+    # Both streams name the order, and it comes once.
+    assert said(whole, 2000) == [
+        ("BTCUSDT", "SELL", "3.0"), ("SHIBUSDT", "BUY", "5.0"), ("BTCUSDT", "BUY", "4.0")
+    ]  # fmt: skip
+
+
+# ---- what it says over the websocket: real sockets ----
+
+
+def stored(db_url: str, rows: dict[str, Events], source: str = "simulated") -> str:
+    """Store events of binance, beside what must not be played."""
+    everything = spans((0, START * 2))
+    with Store(db_url, create=True) as store, store.write() as writer:
+        for pair, events in rows.items():
+            writer.insert("binance", pair, source, events, everything)
+            writer.insert("okx", pair, source, events, everything)
+        writer.insert("binance", "XRP/USDT:USDT", source, rows[BTC], everything)
+    return db_url
+
+
+def made(begin: int, count: int, step: int, seed: int) -> Events:
+    """Make events with ragged prices and amounts, of both sides, some in one millisecond."""
+    random = np.random.default_rng(seed)
+    price, amount = random.lognormal(10, 0.1, count), random.lognormal(-3, 2, count)
+    time = begin + np.arange(count) // 3 * 3 * step
+    return make_events(time, random.integers(0, 2, count), price, amount, price * amount)
+
+
+def orders_of(frames: list[Any]) -> dict[str, Events]:
+    """Read frames by the documented fields alone."""
+    found: dict[str, list[Any]] = {}
+    for frame in frames:
+        o = frame["o"]
+        found.setdefault(o["s"], []).append(
+            (o["T"], {"SELL": 0, "BUY": 1}[o["S"]], float(o["ap"]), float(o["z"]))
+        )
+    return {
+        name: make_events(t, side, p, z, np.array(p) * np.array(z))
+        for name, rows in found.items()
+        for t, side, p, z in [zip(*rows, strict=True)]
+    }
+
+
+def same(got: Events, expected: Events) -> None:
+    """Assert equality to the bit; the order within a millisecond is the store's own."""
+    expected, got = (one.take(np.lexsort((one.key, one.timestamp))) for one in (expected, got))
+    for name in ("timestamp", "side", "price", "amount", "value_usd", "key"):
+        assert getattr(got, name).tobytes() == getattr(expected, name).tobytes(), name
+
+
+async def watch(
+    port: int, pairs: list[str], seconds: float, frames: list[tuple[float, Any]]
+) -> None:
+    """Listen with ccxt.pro, and keep what it received before it is parsed."""
+    exchange = client(port, ccxt.pro)
+    exchange.handle_liquidation = lambda _, frame: frames.append((time.time() * 1000, frame))
+    await exchange.load_markets()
+    waiting = asyncio.create_task(exchange.watch_liquidations_for_symbols(pairs))
+    await asyncio.sleep(seconds)
+    waiting.cancel()
+    await exchange.close()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+def test_ccxt_gets_every_order_once_in_order_and_at_its_time(datadir: Path, db_url: str) -> None:
+    begin = int(time.time() * 1000) + 1200
+    rows = {BTC: made(begin, 900, 2, seed=1), SHIB: made(begin + 1, 300, 6, seed=2)}
+    played = {"BTCUSDT": rows[BTC], "1000SHIBUSDT": rows[SHIB]}
+    everything: list[tuple[float, Any]] = []
+    one_pair: list[tuple[float, Any]] = []
+    leaves: list[tuple[float, Any]] = []
+
+    async def session(port: int) -> None:
+        await asyncio.gather(
+            watch(port, [], 3, everything),
+            watch(port, [SHIB], 3, one_pair),
+            watch(port, [], 1.5, leaves),
+        )
+
+    exchange = sandbox.Sandbox(datadir, liquidations=stored(db_url, rows))
+    with sandbox_server.serving(exchange) as port:
+        asyncio.run(session(port))
+    got = orders_of([frame for _, frame in everything])
+    assert got.keys() == played.keys()
+    for name, events in played.items():
+        same(got[name], events)
+    same(orders_of([frame for _, frame in one_pair])["1000SHIBUSDT"], rows[SHIB])
+    assert len(everything) == 1200
+    assert len(one_pair) == 300
+    assert 0 < len(leaves) < 1200
+    first = [frame["o"] for _, frame in everything[: len(leaves)]]
+    assert [frame["o"] for _, frame in leaves] == first
+    assert len(everything) + len(one_pair) + len(leaves) <= exchange.tape.sent
+    times = [frame["o"]["T"] for _, frame in everything]
+    assert times == sorted(times)
+    late = np.array([at - frame["o"]["T"] for at, frame in everything])
+    assert late.min() >= 20  # the push delay; and never before its time
+    assert np.median(late) < 500
+
+
+def test_what_was_before_is_never_said_and_a_replay_shifts(datadir: Path, db_url: str) -> None:
+    now = (START + 700 * DAY + 17 * HOUR) / 1000
+    rows = {BTC: made(START, 4 * 1440, MINUTE, seed=3)}
+    stored(db_url, rows)
+    exchange = sandbox.Sandbox(datadir, replay=True, clock=lambda: now, liquidations=db_url)
+    past = exchange.time_ms() - exchange.offset
+    first = rows[BTC].take(rows[BTC].timestamp >= past)
+    assert 0 < len(first) < len(rows[BTC])
+    stream = exchange.connect("!forceOrder@arr")
+    assert list(stream.due(exchange.time_ms())) == []
+    now += 3 * 3600
+    frames = [json.loads(text) for text in stream.due(exchange.time_ms())]
+    (got,) = orders_of(frames).values()
+    expected = first.take(first.timestamp + 20 <= past + 3 * HOUR)
+    assert got.timestamp.tolist() == (expected.timestamp + exchange.offset).tolist()
+    assert sorted(got.key.tolist()) == sorted(expected.key.tolist())
+    assert exchange.tape.sent == len(expected)
+
+
+def test_of_two_sources_one_is_played(datadir: Path, db_url: str) -> None:
+    rows = made(START, 30, 1000, seed=4)
+    stored(db_url, {BTC: rows.take(slice(0, 9))}, "feed")
+    stored(db_url, {BTC: rows}, "archive")
+    exchange = sandbox.Sandbox(datadir, clock=lambda: START / 1000 - 1, liquidations=db_url)
+    same(exchange.tape.events, rows)
+
+
+def test_nothing_to_play(datadir: Path, db_url: str) -> None:
+    with pytest.raises(LiquidationsError, match="there is no liquidation store"):
+        sandbox.Sandbox(datadir, liquidations=db_url)
+    stored(db_url, {BTC: each_second(3)})
+    assert sandbox.Sandbox(datadir, liquidations=db_url, pairs=[BTC]).tape.symbols == ["BTCUSDT"]
+    with pytest.raises(LiquidationsError, match=r"no single .* 1000SHIB/USDT:USDT.*--play"):
+        sandbox.Sandbox(datadir, liquidations=db_url, pairs=[SHIB])
+
+
+class Listener:
+    """A client with its own eyes: what came when, and whether pings were answered."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[float, Any]] = []
+        self.pongs: list[float] = []
+        self.refused: list[float] = []
+        self.gone: list[float] = []
+
+    async def listen(self, port: int, until: float, path: str = "/market/ws/0") -> None:
+        """Connect until it works, again and again; ping all the time."""
+        async with aiohttp.ClientSession() as session:
+            while time.time() < until:
+                try:
+                    connection = await session.ws_connect(
+                        f"ws://127.0.0.1:{port}{path}", autoping=False
+                    )
+                except aiohttp.ClientError:
+                    self.refused.append(time.time())
+                    await asyncio.sleep(0.05)
+                    continue
+                names = ["!forceOrder@arr", "btcusdt@markPrice@1s"]
+                await connection.send_json({"method": "SUBSCRIBE", "params": names, "id": 5})
+                await self._talk(connection, until)
+
+    async def _talk(self, connection: Any, until: float) -> None:
+        while (left := until - time.time()) > 0:
+            try:
+                await connection.ping()
+                message = await connection.receive(timeout=min(left, 0.1))
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+            if message.type == aiohttp.WSMsgType.TEXT:
+                self.frames.append((time.time(), json.loads(message.data)))
+            elif message.type == aiohttp.WSMsgType.PONG:
+                self.pongs.append(time.time())
+            else:
+                break
+        if left > 0:
+            self.gone.append(time.time())
+        await connection.close()
+
+
+def within(times: list[float], begin: float, end: float) -> list[float]:
+    return [at for at in times if begin <= at < end]
+
+
+def test_faults_happen_as_planned(datadir: Path, db_url: str) -> None:
+    # Seconds: an order every 0.1 s; delay from 0.6 to 1.4, silence 1.6 to 2.4, cut 2.8 to 3.4.
+    zero = float(np.ceil(time.time() + 0.5))
+    offsets = np.arange(44) * 100
+    rows = events_of(*((int(zero * 1000) + n, "long", 1.0 + n) for n in offsets.tolist()))
+    stored(db_url, {BTC: rows})
+    faults = [
+        Fault("delay", zero + 0.6, 0.8),
+        Fault("silence", zero + 1.6, 0.8),
+        Fault("cut", zero + 2.8, 0.6),
+    ]
+    ear = Listener()
+    with sandbox_server.running(datadir, liquidations=db_url, push_delay=0, faults=faults) as port:
+        asyncio.run(ear.listen(port, zero + 5))
+    acknowledged = [at - zero for at, frame in ear.frames if "result" in frame]
+    prices = [at - zero for at, frame in ear.frames if frame.get("e") == "markPriceUpdate"]
+    orders = [
+        (frame["o"]["T"] / 1000 - zero, at - zero)
+        for at, frame in ear.frames
+        if frame.get("e") == "forceOrder"
+    ]
+    came = {round(own, 3): at for own, at in orders}
+    assert len(came) == len(orders)
+    slack = 0.5  # a busy machine must not fail this
+    for own in (offsets / 1000).round(3).tolist():
+        if 1.6 <= own < 2.4:
+            assert own not in came  # lost in the silence
+        elif 0.6 <= own < 1.4:
+            assert 1.4 <= came[own] < 1.4 + slack  # late
+        elif own < 2.55 or own >= 3.4 + slack:
+            assert own <= came[own] < own + slack
+        elif 2.8 <= own < 3.4:
+            assert own not in came  # nobody was connected
+    assert within(prices, 1, 1 + slack)  # a price while orders are held back
+    assert not within(prices, 1.8, 2.4)
+    assert within(prices, 4, 4 + slack)
+    pongs = [at - zero for at in ear.pongs]
+    assert not within(pongs, 1.8, 2.4)
+    assert within(pongs, 2.4, 2.8)
+    refused = [at - zero for at in ear.refused]
+    assert len(within(refused, 2.8, 3.4)) == len(refused) > 3
+    (gone,) = (at - zero for at in ear.gone)
+    assert 2.8 <= gone < 2.8 + slack
+    assert len(acknowledged) == 2
+    assert 3.4 <= acknowledged[1] < 3.4 + slack
+
+
+@pytest.mark.parametrize(("silence", "code"), [(0.0, 1000), (9.0, 1006)])
+def test_in_a_silence_not_even_a_closing_is_answered(
+    datadir: Path, db_url: str, silence: float, code: int
+) -> None:
+    async def closing(port: int) -> int | None:
+        patience = aiohttp.ClientWSTimeout(ws_close=0.3)
+        async with aiohttp.ClientSession() as session:
+            url = f"ws://127.0.0.1:{port}/ws"
+            connection = await session.ws_connect(url, timeout=patience)
+            await connection.close()
+            return connection.close_code
+
+    play = stored(db_url, {BTC: each_second(3)})
+    faults = [Fault("silence", 0, silence)]
+    with sandbox_server.running(datadir, liquidations=play, faults=faults) as port:
+        assert asyncio.run(closing(port)) == code
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("path", ["/ws", "/market/ws/btcusdt@markPrice"])
+def test_the_server_stops_at_once_whoever_listens(datadir: Path, path: str, db_url: str) -> None:
+    async def deaf(port: int) -> tuple[Any, float]:
+        async with aiohttp.ClientSession() as session:
+            connection = await session.ws_connect(f"ws://127.0.0.1:{port}{path}")
+            await connection.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 1})
+            answer = await connection.receive_json()
+            running.set()
+            await asyncio.sleep(0.6)  # it does not even hear the closing
+            await connection.close()
+            return answer, time.monotonic()
+
+    with ThreadPoolExecutor() as pool:
+        running = Event()
+        play = stored(db_url, {BTC: each_second(3)})
+        with sandbox_server.running(datadir, liquidations=play) as port:
+            client = pool.submit(asyncio.run, deaf(port))
+            assert running.wait(5)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 1
+        answer, _ = client.result(5)
+        named = [path[11:]] if "@" in path else []
+        assert answer == {"result": named, "id": 1}
+
+
+def test_no_websocket_unless_liquidations_are_played(datadir: Path, db_url: str) -> None:
+    """A collector must never take it for an exchange on which nothing happens."""
+    stored(db_url, {BTC: each_second(3)})
+    handshake = {
+        "Connection": "Upgrade", "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }  # fmt: skip
+    for played, headers in ((None, handshake), (db_url, {})):
+        with sandbox_server.running(datadir, liquidations=played) as port:
+            for path in ("ws", "market/ws/0"):
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers=headers)
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    urllib.request.urlopen(request)
+                caught.value.close()
+                assert caught.value.status == 404
 
 
 # ---- what Freqtrade sees ----

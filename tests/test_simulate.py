@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liquidations import capitulation
+from liquidations.commands.simulate import SHOCK
 from liquidations.errors import LiquidationsError
 from liquidations.event import LONG, MINUTE, SHORT, Events, make_events
 from liquidations.simulate import (
@@ -302,6 +304,23 @@ def test_snapshots_hold_longs_below_and_shorts_above_the_price():
     for side in (held.long_usd, held.short_usd):
         assert (side.sum(axis=1) > 0.1 * value).all()
         assert (side.sum(axis=1) < value).all()
+
+
+@pytest.mark.parametrize("minute", [1440 + 17, 2000, 2880 - 3])
+@pytest.mark.parametrize(("seed", "shock", "sign"), [(4, -SHOCK, 1), (1004, SHOCK, -1)])
+def test_the_shock_of_a_dry_run_is_a_capitulation_for_the_sample_strategy(
+    minute, seed, shock, sign
+):
+    market = simulate(seed, START, minute + 1, shocks={minute: shock})
+    long, short = (usd_per(market.events, side, MINUTE, minute + 1) for side in (LONG, SHORT))
+    total = pd.Series(long + short)
+    total[minute - 2 : minute] = math.nan  # between the stored past and the collector's start
+    frame = market.candles.assign(liq_total=total, liq_imbalance=long / total.where(total > 0))
+    # What strategies/LiquidationReversal.py takes by default.
+    signal = capitulation(frame, 0.8, 48, 0.8, 0.8)
+    assert signal.iloc[-1] == sign
+    frame.loc[minute, "liq_total"] = math.nan
+    assert capitulation(frame, 0.8, 48, 0.8, 0.8).iloc[-1] == 0
 
 
 # --- helpers ------------------------------------------------------------------------------------

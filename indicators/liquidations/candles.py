@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered_share
+from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered_ms
 from liquidations.imbalance import effective_count, imbalance
 
 
@@ -143,10 +143,30 @@ def add_bars(parts: Sequence[Bars]) -> Bars:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Late:
+    """Hold what a live feed told late: events, and intervals of coverage.
+
+    ``known`` is the first minute's close at which an event was known; the rows of ``coverage`` are
+    (start, end, known), and it is never before their end. Only candles that close then or later
+    contain them: those that bots read before did not. 0 stands for in time.
+    """
+
+    events: Events
+    known: Ints
+    coverage: Ints
+
+    def in_time(self) -> Late:
+        """Return the same as if it had come in time: what happened, not what bots saw."""
+        coverage = self.coverage * np.array([1, 1, 0])
+        return Late(self.events, np.zeros_like(self.known), coverage)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """Hold what one source knows of one contract: bars of a period (ms), and its coverage.
 
-    Where the source does not count events, their number is unknown in quiet candles too.
+    Where the source does not count events, their number is unknown in quiet candles too. ``late``
+    is what came too late for the candles of its minute.
     """
 
     name: str
@@ -154,6 +174,7 @@ class Source:
     bars: Bars
     coverage: Ints
     counted: bool = True
+    late: Late | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,7 +228,7 @@ def source_candles(source: Source, opens: Ints, closes: Ints, *, squares: bool =
     size = len(opens)
     if not size or not serves(source.period, opens, closes):
         return Candles.unobserved(size, squares=squares)
-    coverage = covered_share(source.coverage, opens, closes)
+    covered = covered_ms(source.coverage, opens, closes)
     time = source.bars.timestamp
     rows = slice(*np.searchsorted(time, (opens[0], closes[-1])))
     position = _positions(time[rows], opens, closes)
@@ -215,13 +236,50 @@ def source_candles(source: Source, opens: Ints, closes: Ints, *, squares: bool =
     bars = {name: getattr(source.bars, name)[rows] for name in _volumes(False)}
     if squares:
         bars["squares"] = source.bars.long_squares[rows] + source.bars.short_squares[rows]
+    sums = {name: _add(position, values, size + 1)[:size] for name, values in bars.items()}
+    if source.late is not None:
+        covered = covered + _late_coverage(source.late.coverage, opens, closes)
+        for name, values in _late_sums(source.late, opens, closes, squares).items():
+            sums[name] = sums[name] + values
+    coverage = covered / (closes - opens)
     known = coverage > 0
-    sums = {
-        name: _keep(_add(position, values, size + 1)[:size], known) for name, values in bars.items()
-    }
+    sums = {name: _keep(values, known) for name, values in sums.items()}
     if not source.counted:
         sums |= {name: np.full(size, np.nan) for name in sums.keys() - {"long", "short"}}
     return Candles(coverage=coverage, **sums)
+
+
+def _late_sums(late: Late, opens: Ints, closes: Ints, squares: bool) -> dict[str, Floats]:
+    """Sum the late events over those candles at whose close they were known."""
+    size = len(opens)
+    time = late.events.timestamp
+    inside = (time >= opens[0]) & (time < closes[-1])
+    events, known = late.events.take(inside), late.known[inside]
+    position = _positions(events.timestamp, opens, closes)
+    there = np.append(closes, 0)[position] >= known
+    where = np.where(there, position, size)
+    sums = {}
+    for name, side in (("long", LONG), ("short", SHORT)):
+        rows = events.side == side
+        sums[name] = _add(where[rows], events.value_usd[rows], size + 1)[:size]
+        sums[f"{name}_count"] = _add(where[rows], np.ones(rows.sum()), size + 1)[:size]
+    if squares:
+        sums["squares"] = _add(where, events.value_usd**2, size + 1)[:size]
+    return sums
+
+
+def _late_coverage(rows: Ints, opens: Ints, closes: Ints) -> Ints:
+    """Measure the ms of each candle that were observed, as was known late, but by its close."""
+    covered = np.zeros(len(opens), np.int64)
+    # An interval is known at its end at the earliest, so earlier candles than the one that holds
+    # its end had closed by then.
+    rows = rows[(rows[:, 1] > opens[0]) & (rows[:, 1] <= closes[-1])]
+    start, end, known = rows.T
+    position = np.searchsorted(opens, end - 1, side="right") - 1
+    inside = (end <= closes[position]) & (closes[position] >= known)
+    length = end - np.maximum(start, opens[position])
+    np.add.at(covered, position[inside], length[inside])
+    return covered
 
 
 def _keep(values: np.ndarray, known: np.ndarray) -> np.ndarray:

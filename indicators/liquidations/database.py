@@ -9,10 +9,12 @@ import importlib.util
 import os
 import sqlite3
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from liquidations.errors import LiquidationsError
@@ -88,6 +90,25 @@ def _sqlite_begin(connection: Connection) -> None:
         execute("BEGIN IMMEDIATE")
     else:
         execute("BEGIN")
+
+
+def insert_new(connection: Connection, table: sa.Table, *, add: tuple[str, ...] = ()) -> Any:
+    """Return a statement that inserts rows whose primary key is new, and leaves the others alone.
+
+    :param add: columns that are added to those of the row that is there
+    """
+    return _insert_new(connection.dialect.name, table, add)
+
+
+@lru_cache(maxsize=32)
+def _insert_new(dialect: str, table: sa.Table, add: tuple[str, ...]) -> Any:
+    insert: Any = {"sqlite": sqlite, "postgresql": postgresql}[dialect].insert(table)
+    if not add:
+        return insert.on_conflict_do_nothing()
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={name: table.c[name] + insert.excluded[name] for name in add},
+    )
 
 
 def no_store(shown: str) -> str:

@@ -148,13 +148,15 @@ def make_events(
     amount: Sequence[float] | np.ndarray,
     value_usd: Sequence[float] | np.ndarray,
     *,
-    received: int | np.ndarray | None = None,
+    received: int | Sequence[int] | np.ndarray | None = None,
+    rank: Sequence[int] | np.ndarray | None = None,
 ) -> Events:
     """Build checked events of one page, message or file, in order of time, with their keys.
 
     ``timestamp`` is the exchange's time in int64 ms UTC, ``received`` ours (default: unknown, then
     it repeats the exchange's), ``side`` is 0 for long and 1 for short, ``price`` in quote per base,
-    ``amount`` in base units, ``value_usd`` in USD (rounded to a 2**-24th of a dollar).
+    ``amount`` in base units, ``value_usd`` in USD (rounded to a 2**-24th of a dollar). ``rank``
+    tells equal events of one millisecond apart, see :func:`identity`.
 
     :raises LiquidationsError: on a time, price, amount or value that no liquidation can have.
     """
@@ -171,7 +173,7 @@ def make_events(
     _check(time, columns)
     arrival = np.broadcast_to(np.asarray(time if received is None else received), time.shape)
     order = np.argsort(time, kind="stable")
-    key = identity(time, columns["side"], columns["price"], columns["amount"])
+    key = identity(time, columns["side"], columns["price"], columns["amount"], rank)
     return Events(
         timestamp=time[order],
         received=arrival[order].astype(np.int64),
@@ -224,14 +226,25 @@ def hash_rows(*columns: np.ndarray) -> NDArray[np.uint64]:
     return total
 
 
-def identity(time: Ints, side: np.ndarray, price: Floats, amount: Floats) -> Ints:
+def identity(
+    time: Ints,
+    side: np.ndarray,
+    price: Floats,
+    amount: Floats,
+    rank: Sequence[int] | np.ndarray | None = None,
+) -> Ints:
     """Give each event of one batch a key that it gets again whenever it is received again.
 
-    No venue numbers its liquidations, so the key is a hash of side, price and amount, and of the
-    event's rank among its exact equals of the same millisecond: two real events stay two, and a
-    page that is fetched twice is recognised.
+    Most venues don't number their liquidations, so the key is a hash of side, price and amount,
+    and of the event's rank among its exact equals of the same millisecond: two real events stay
+    two, and a page that is fetched twice is recognised.
+
+    :param rank: one per event, where the venue does number them, or the caller has counted over
+        more than this batch; default: counted within the batch
     """
     columns = [side.astype(np.int64), price, amount]
+    if rank is not None:
+        return hash_rows(*columns, np.asarray(rank, dtype=np.int64)).view(np.int64)
     order = np.lexsort((amount, price, side, time))
     same = np.ones(len(time), dtype=bool)
     for column in (time, *columns):
@@ -239,9 +252,9 @@ def identity(time: Ints, side: np.ndarray, price: Floats, amount: Floats) -> Int
         same[1:] &= ordered[1:] == ordered[:-1]
     same[:1] = False
     position = np.arange(len(time))
-    rank = np.empty(len(time), np.int64)
-    rank[order] = position - np.maximum.accumulate(np.where(same, 0, position))
-    return hash_rows(*columns, rank).view(np.int64)
+    counted = np.empty(len(time), np.int64)
+    counted[order] = position - np.maximum.accumulate(np.where(same, 0, position))
+    return hash_rows(*columns, counted).view(np.int64)
 
 
 def merge_intervals(intervals: np.ndarray) -> Ints:
@@ -265,12 +278,17 @@ def covered_share(intervals: Ints, start: Ints, end: Ints) -> Floats:
 
     ``intervals`` are sorted and disjoint; ``start`` and ``end`` increasing arrays of one length.
     """
+    return covered_ms(intervals, start, end) / (end - start)
+
+
+def covered_ms(intervals: Ints, start: Ints, end: Ints) -> Ints:
+    """Measure how many ms of each ``[start, end)`` the intervals cover, as above."""
     if not len(start) or not len(intervals):
-        return np.zeros(len(start))
+        return np.zeros(len(start), np.int64)
     begin, stop = intervals[:, 0], intervals[:, 1]
     around = np.searchsorted(begin, start[0], side="right") - 1
     if around >= 0 and stop[around] >= end[-1]:
-        return np.ones(len(start))  # the common case: one interval covers all
+        return end - start  # the common case: one interval covers all
     length = stop - begin
     before = np.concatenate(([0], np.cumsum(length)))
 
@@ -279,4 +297,4 @@ def covered_share(intervals: Ints, start: Ints, end: Ints) -> Floats:
         inside = np.clip(time - begin[last], 0, length[last])
         return np.where(last < 0, 0, before[last] + inside)
 
-    return (until(end) - until(start)) / (end - start)
+    return until(end) - until(start)

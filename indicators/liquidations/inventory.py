@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquidations.event import MINUTE, Ints
-from liquidations.store import EVENTS, Series, Store
+from liquidations.store import Series, Store
+from liquidations.tables import EVENTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Ask an exchange for its contract sizes, through ccxt, or read them from a file. Floor 3."""
+"""Ask an exchange for its contract sizes or vaults, through ccxt, or read a file. Floor 3."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from liquidations.archives import parse_json
 from liquidations.errors import LiquidationsError
-from liquidations.exchanges.okx import Contract, contracts
+from liquidations.exchanges.frames import Contract
+from liquidations.exchanges.hyperliquid import MOST_USERS, VAULT
+from liquidations.exchanges.okx import contracts
 
 
 def okx_contracts(
@@ -53,3 +55,20 @@ def _from_file(file: Path) -> dict[str, Contract]:
     if not found:
         raise LiquidationsError(f"{file}: no row with instType SWAP")
     return found
+
+
+async def hyperliquid_vaults(client: Any) -> list[str]:
+    """Ask Hyperliquid which vaults take over liquidated positions.
+
+    :param client: its ccxt client
+    :raises LiquidationsError: if the answer is something else.
+    :raises ccxt.BaseError: if it can't be reached.
+    """
+    answer = await client.publicPostInfo({"type": "vaultDetails", "vaultAddress": VAULT})
+    try:
+        children = [str(address) for address in answer["relationship"]["data"]["childAddresses"]]
+    except (KeyError, TypeError) as error:
+        raise LiquidationsError(
+            f"Hyperliquid's vaultDetails have no childAddresses: {str(answer)[:200]}"
+        ) from error
+    return [VAULT, *children][:MOST_USERS]

@@ -34,6 +34,15 @@ def _parts(pair: str) -> re.Match[str]:
     return match
 
 
+def is_pair(text: str) -> bool:
+    """Tell whether a text is a perpetual's name, and no pattern of names.
+
+    >>> is_pair("BTC/USDT:USDT"), is_pair(".*/USDT:USDT")
+    (True, False)
+    """
+    return _PAIR.fullmatch(text) is not None and not set(text) & set("*+?[](){}|^$\\.")
+
+
 def base_of(pair: str) -> str:
     """Return the base asset of a pair without its multiplier.
 

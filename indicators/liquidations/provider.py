@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from liquidations.candles import (
     Candles,
+    Late,
     Part,
     Source,
     add_contracts,
@@ -29,12 +33,14 @@ from liquidations.candles import (
     table,
 )
 from liquidations.errors import LiquidationsError
-from liquidations.event import MINUTE, Floats, Ints, covered_share
+from liquidations.event import MINUTE, Events, Floats, Ints, covered_share
 from liquidations.exchanges import regime
 from liquidations.pairs import base_of, match
+from liquidations.rows import same
 from liquidations.sampling import MONTH, peak_saturation, unsample
 from liquidations.settings import Settings
 from liquidations.store import Reader, Series, Store
+from liquidations.view import LiveView
 
 
 #: Bytes of bars that a process keeps; the analyses ask for the same stretch again and again.
@@ -71,7 +77,8 @@ class LiquidationProvider:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._store: Store | None = None
-        self._cache: OrderedDict[int, tuple[tuple[int, int, int], Source]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[tuple[State, int, int], Source]] = OrderedDict()
+        self._view: LiveView | None = None
         self._markets: OrderedDict[tuple, dict[str, Floats]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, str]:
@@ -102,6 +109,7 @@ class LiquidationProvider:
             store.close()
 
     def _forget(self) -> None:
+        self._view = None
         self._cache.clear()
         self._markets.clear()
 
@@ -114,26 +122,28 @@ class LiquidationProvider:
         *,
         per_exchange: bool = False,
         squares: bool = False,
+        live: bool = False,
     ) -> tuple[dict[str, Floats], Matched]:
         """Sum the liquidations of a pair's base, or of the whole market, over candles.
 
         :param pair: as Freqtrade writes it, on each exchange the contract of the same base is read;
             or ``MARKET``
         :param squares: add ``liq_n_eff``
+        :param live: wait until the feeds have told the last candle, at most ``settings.settle``
         :param opens: when the candles open, int64 ms UTC, increasing
         :return: column → float64 array of the length of ``opens``, NaN where unobserved; and what
             was matched
         :raises LiquidationsError: if there is no store, or it can't be read.
         """
         closes = candle_closes(opens, timeframe)
-        with self.store.read() as reader:
+        with self._reading(settings, int(closes[-1]), live) as reads:
             if pair == MARKET:
-                return self._market(reader, opens, closes, settings, squares)
-            matched = find(reader, pair, settings)
+                return self._market(reads, opens, closes, settings, squares)
+            matched = find(reads, pair, settings)
             exchanges = {}
             for exchange, contracts in matched.items():
                 parts = [
-                    self._contract(reader, series, opens, closes, settings, squares)
+                    self._contract(reads, series, opens, closes, settings, squares)
                     for series in contracts.values()
                 ]
                 exchanges[exchange] = (
@@ -149,9 +159,23 @@ class LiquidationProvider:
         )
         return result, matched
 
+    @contextmanager
+    def _reading(self, settings: Settings, close: int, live: bool) -> Iterator[Reads]:
+        """Give what answers: one state of the store, or of a bot the view of its candles."""
+        if not live:
+            with self.store.read() as reader:
+                yield _Cached(self, reader)
+            return
+        with self._lock:
+            if self._view is None:
+                self._view = LiveView(lambda: self.store)
+            view = self._view
+        view.until(close, settings.exchanges, settings.settle)
+        yield view
+
     def _contract(
         self,
-        reader: Reader,
+        reads: Reads,
         series: Iterable[Series],
         opens: Ints,
         closes: Ints,
@@ -159,23 +183,36 @@ class LiquidationProvider:
         squares: bool,
     ) -> Part:
         """Return a contract's candles, and from when it counts: since it was first observed."""
-        sources = [self._source(reader, one, opens[0], closes[-1]) for one in series]
+        sources = self._sources(reads, series, opens, closes, settings)
         best, _ = best_source(sources, opens, closes, settings.min_coverage, squares=squares)
         known = [source.coverage[0, 0] for source in sources if len(source.coverage)]
         return best, closes > min(known, default=closes[-1])
 
+    def _sources(
+        self,
+        reads: Reads,
+        series: Iterable[Series],
+        opens: Ints,
+        closes: Ints,
+        settings: Settings,
+    ) -> list[Source]:
+        found = [reads.source(one, opens[0], closes[-1]) for one in series]
+        if settings.as_of:
+            return found
+        return [one if one.late is None else replace(one, late=one.late.in_time()) for one in found]
+
     def _market(
-        self, reader: Reader, opens: Ints, closes: Ints, settings: Settings, squares: bool
+        self, reads: Reads, opens: Ints, closes: Ints, settings: Settings, squares: bool
     ) -> tuple[dict[str, Floats], Matched]:
-        matched = find_market(reader.series(), settings)
-        digests = tuple((one.id, one.digest) for one in all_series(matched))
+        matched = find_market(reads.series(), settings)
+        digests = tuple((one.id, one.digest, one.live) for one in all_series(matched))
         key = (opens.tobytes(), closes[-1], settings, squares, digests)
         with self._lock:
             known = self._markets.get(key)
         if known is None:
             contracts = [series for names in matched.values() for series in names.values()]
             parts: Iterable[Part] = (
-                self._contract(reader, series, opens, closes, settings, squares)
+                self._contract(reads, series, opens, closes, settings, squares)
                 for series in contracts
             )
             if not contracts:
@@ -218,11 +255,11 @@ class LiquidationProvider:
     ) -> Iterable[Floats]:
         closes = candle_closes(opens, timeframe)
         counted = [one for one in series if one.counted and one.period == MINUTE]
-        sources = [self._source(reader, one, opens[0], closes[-1]) for one in counted]
+        sources = self._sources(_Cached(self, reader), counted, opens, closes, settings)
         _, taken = best_source(sources, opens, closes, settings.min_coverage)
         arrays = [np.full(len(opens), np.nan) for _ in CORRECTED]
         for place, (one, source) in enumerate(zip(counted, sources, strict=True)):
-            events = reader.events(one, opens[0], closes[-1])
+            events = _known(reader.events(one, opens[0], closes[-1]), source.late, opens, closes)
             kinds = regime(one.exchange, opens)
             found = unsample(events, opens, closes, kinds, source.coverage)
             bars = source_candles(source, opens, closes)
@@ -251,17 +288,17 @@ class LiquidationProvider:
 
     def _source(self, reader: Reader, series: Series, start: int, end: int) -> Source:
         """Load what a series holds of ``[start, end)``, or take it from the cache."""
+        state = series.digest, series.live
         with self._lock:
             known = self._cache.get(series.id)
             if known is not None:
-                (digest, first, last), source = known
-                if digest == series.digest and first <= start and end <= last:
+                (held, first, last), source = known
+                if held == state and first <= start and end <= last:
                     self._cache.move_to_end(series.id)
                     return source
-        held = reader.bars_and_coverage(series, start, end)
-        source = Source(series.source, series.period, *held, counted=series.counted)
+        source = reader.source(series, start, end)
         with self._lock:
-            self._cache[series.id] = ((series.digest, start, end), source)
+            self._cache[series.id] = ((state, start, end), source)
             self._cache.move_to_end(series.id)
             while self._cache and self._size() > CACHE_BYTES:
                 self._cache.popitem(last=False)
@@ -275,15 +312,48 @@ class LiquidationProvider:
         )
 
 
+class Reads(Protocol):
+    """Answer which series there are, and what they hold."""
+
+    def series(self, *, base: str | None = None) -> list[Series]:
+        """List the series, of one base asset if it is named."""
+
+    def source(self, series: Series, start: int, end: int) -> Source:
+        """Return what a series holds of ``[start, end)`` ms."""
+
+
+class _Cached:
+    """Read within one transaction, and keep what was read for the next one."""
+
+    def __init__(self, provider: LiquidationProvider, reader: Reader) -> None:
+        self._provider, self._reader = provider, reader
+        self.series = reader.series
+
+    def source(self, series: Series, start: int, end: int) -> Source:
+        return self._provider._source(self._reader, series, start, end)
+
+
+def _known(events: Events, late: Late | None, opens: Ints, closes: Ints) -> Events:
+    """Leave out the events that were not known when their candles closed."""
+    if late is None:
+        return events
+    close = closes[np.searchsorted(opens, late.events.timestamp, side="right") - 1]
+    unknown = late.events.take(late.known > close)
+    return events.take(~same(events, unknown.timestamp, unknown.key))
+
+
+#: Digests of what a series holds: imported, and live.
+State = tuple[int, int | None]
+
 #: Exchange → pair of the contract that was matched → its series, one for each source and period.
 Matched = dict[str, dict[str, list[Series]]]
 
 
-def find(reader: Reader, pair: str, settings: Settings) -> Matched:
+def find(reads: Reads, pair: str, settings: Settings) -> Matched:
     """Find which contracts stand for the pair's base on each chosen exchange, and their sources."""
     if pair == MARKET:
-        return find_market(reader.series(), settings)
-    return _match(pair, reader.series(base=base_of(pair)), settings)
+        return find_market(reads.series(), settings)
+    return _match(pair, reads.series(base=base_of(pair)), settings)
 
 
 def find_market(stored: Iterable[Series], settings: Settings) -> Matched:

@@ -10,7 +10,8 @@ the candle in which it lies is served as far as it has come. With ``replay`` the
 shifted by whole days, so that the end of the data plays in real time.
 
 What differs from Binance, knowingly: the open interest history is not cut after 30 days, the order
-book and the market rules are made up from the price, and there are no trades and no account.
+book and the market rules are made up from the price, and there are no trades and no account. What
+is said over the websocket is in ``sandbox_stream.py``.
 Source of paths, limits and error codes: Binance's documentation of the USDⓈ-M futures REST API,
 and what ccxt 4.5 calls.
 """
@@ -21,6 +22,8 @@ import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +32,9 @@ from freqtrade.data.history import get_datahandler
 from freqtrade.enums import CandleType, TradingMode
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, MINUTE, Floats, Ints
+from liquidations.event import DAY, MINUTE, Events, Floats, Ints
+from liquidations.sandbox_stream import PUSH_DELAY, Fault, Stream, Tape
+from liquidations.store import EVENTS, Series, Store
 
 
 HOUR = 60 * MINUTE
@@ -81,7 +86,11 @@ class Sandbox:
         at most a day more, because the shift is a whole number of days).
     :param data_format: Freqtrade's ``dataformat_ohlcv``.
     :param clock: seconds since the epoch; replace it to move the sandbox through time.
-    :raises LiquidationsError: when there is nothing to serve.
+    :param liquidations: URL of the store whose single events of Binance are published over the
+        websocket, shifted as the candles are, from the start on.
+    :param push_delay: how long (ms) after its own time an event is published.
+    :param faults: of the websocket, see `Fault`.
+    :raises LiquidationsError: when there is nothing to serve, or nothing to publish.
     """
 
     def __init__(
@@ -93,6 +102,9 @@ class Sandbox:
         ahead_hours: float = 12.0,
         data_format: str = "feather",
         clock: Callable[[], float] = time.time,
+        liquidations: str | None = None,
+        push_delay: int = PUSH_DELAY,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self._clock = clock
         self._data = get_datahandler(datadir, data_format)
@@ -105,6 +117,10 @@ class Sandbox:
             self._tables.clear()  # they were read unshifted
         # Reads one file per pair, so that an unreadable one shows now and not during the run.
         self._decimals = {pair: self._choose_decimals(pair) for pair in self._stored}
+        now = self.time_ms()
+        events = self._read_events(liquidations, now) if liquidations else {}
+        #: What is published over the websocket.
+        self.tape = Tape(events, now, delay=push_delay, faults=faults)
 
     @property
     def pairs(self) -> list[str]:
@@ -114,6 +130,10 @@ class Sandbox:
     def time_ms(self) -> int:
         """Tell the time of the exchange; nothing that opens later is served."""
         return int(self._clock() * 1000)
+
+    def connect(self, tail: str = "") -> Stream:
+        """Begin a conversation over the websocket, on a path that ends in `tail`."""
+        return Stream(self.tape, self.mark_price, list(self._symbols), tail, self.time_ms())
 
     def answer(self, path: str, query: Query) -> tuple[int, Any]:
         """Answer a GET request: HTTP status, and what goes out as JSON."""
@@ -175,6 +195,30 @@ class Sandbox:
             values = frame.reindex(columns=COLUMNS[kind], fill_value=0.0).to_numpy(np.float64)
             self._tables[key] = Table(times, values)
         return self._tables[key]
+
+    def _read_events(self, db_url: str, now: int) -> dict[str, Events]:
+        """Read the events after now by symbol, their times shifted to those that are published."""
+        found: dict[str, Events] = {}
+        with Store(db_url) as store, store.read() as reader:
+            counts = reader.counts()
+            sources: dict[str, list[tuple[int, Series]]] = {pair: [] for pair in self._stored}
+            for series in reader.series():
+                if series.exchange == "binance" and series.pair in sources:
+                    sources[series.pair].append((counts.get((series.id, EVENTS), 0), series))
+            for pair, told in sources.items():
+                # Two sources tell the same orders: the one that tells more is played.
+                if told and (chosen := max(told, key=itemgetter(0)))[0]:
+                    events = reader.events(chosen[1], now - self.offset, 2**62)
+                    moved = events.timestamp + self.offset
+                    found[symbol(pair)] = replace(events, timestamp=moved)
+            shown = store.shown
+        if not found:
+            raise LiquidationsError(
+                f"the store {shown} has no single liquidations on binance of "
+                f"{', '.join(self.pairs)}: bars cannot be played. Name a store of events with "
+                "--play, for example the exchange.sqlite that `liquidations simulate --now` makes"
+            )
+        return found
 
     def _replay_offset(self, ahead: int) -> int:
         """Choose the whole days by which the dates move, so that `ahead` ms lie after now."""
@@ -395,6 +439,20 @@ class Sandbox:
             "interestRate": "0.0001",
             "lastFundingRate": repr(float(rates[-1, 0])) if len(rates) else "0",
             "nextFundingTime": opening(now, "8h") + INTERVALS["8h"],
+        }
+
+    def mark_price(self, name: str, now: int) -> dict[str, Any]:
+        """Give mark price and funding rate of the present as the websocket does."""
+        index = self.premium_index(self._symbols[name])
+        return {
+            "e": "markPriceUpdate",
+            "E": now,
+            "s": name,
+            "p": index["markPrice"],
+            "i": index["indexPrice"],
+            "P": index["estimatedSettlePrice"],
+            "r": index["lastFundingRate"],
+            "T": index["nextFundingTime"],
         }
 
     def ticker_24h(self, pair: str) -> dict[str, Any]:

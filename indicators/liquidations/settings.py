@@ -27,6 +27,14 @@ KEYS = {
     "inverse": "true adds the inverse contracts of the same base; default false",
     "min_coverage": "share of a candle, 0 to 1, that must have been observed; default 0.9",
     "min_exchanges": "how many exchanges must have observed a candle; default 1",
+    "collect": 'whether a bot collects: true (its pairs), "market" (all contracts of the exchanges) '
+    "or false (nothing; a separate collector does); default true",
+    "settle": "seconds, 0.5 to 30, to wait for the exchanges after a candle's close; default 1.5",
+    "as_of": "true reads what was known when each candle closed, false what is known now; "
+    "default true",
+    "ccxt_config": 'by exchange, what its ccxt client is given, such as {"okx": {"httpsProxy": '
+    '"http://..."}}; the bot\'s own exchange also gets its own',
+    "simulated": "true marks what is collected as invented; the sandbox sets it",
     FINGERPRINT: "set by the program",
 }
 
@@ -40,6 +48,11 @@ class Settings:
     inverse: bool = False
     min_coverage: float = 0.9
     min_exchanges: int = 1
+    collect: bool = True
+    market: bool = False
+    settle: float = 1.5
+    as_of: bool = True
+    simulated: bool = False
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -61,17 +74,59 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     db_url = section.get("db_url", default_db_url(config))
     if not isinstance(db_url, str) or "://" not in db_url:
         raise _wrong("db_url", db_url, "a database URL such as sqlite:///liquidations.sqlite")
-    inverse = section.get("inverse", False)
-    if not isinstance(inverse, bool):
-        raise _wrong("inverse", inverse, "true or false")
+    flags = {"inverse": False, "as_of": True, "simulated": False}
+    for key, default in flags.items():
+        flags[key] = section.get(key, default)
+        if not isinstance(flags[key], bool):
+            raise _wrong(key, flags[key], "true or false")
+    collect = section.get("collect", True)
+    if not isinstance(collect, bool) and collect != "market":
+        raise _wrong("collect", collect, 'true, false or "market"')
+    _ccxt_section(config)
     exchanges = read_exchanges(section.get("exchanges"), config)
     return Settings(
         db_url,
         exchanges,
-        inverse,
-        read_min_coverage(section.get("min_coverage", 0.9)),
-        _min_exchanges(section.get("min_exchanges", 1), len(exchanges)),
+        min_coverage=read_min_coverage(section.get("min_coverage", 0.9)),
+        min_exchanges=_min_exchanges(section.get("min_exchanges", 1), len(exchanges)),
+        collect=collect is not False,
+        market=collect == "market",
+        settle=_settle(section.get("settle", 1.5)),
+        **flags,
     )
+
+
+def read_ccxt_config(config: Mapping[str, Any], exchange: str) -> dict[str, Any]:
+    """Read what the ccxt client of an exchange is given: the bot's own, and the section's."""
+    section = _ccxt_section(config)
+    bots = config.get("exchange", {})
+    shared = ("ccxt_config", "ccxt_async_config") if bots.get("name") == exchange else ()
+    found: dict[str, Any] = {}
+    for part in (*(bots.get(name) or {} for name in shared), section.get(exchange, {})):
+        found = _merged(found, part)
+    # A public feed needs no key, and what is not there can't leak.
+    secret = {"apiKey", "secret", "password", "uid", "walletAddress", "privateKey"}
+    return {name: value for name, value in found.items() if name not in secret}
+
+
+def _ccxt_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = config.get(SECTION, {}).get("ccxt_config", {})
+    allowed = f"an object of objects, by one of {', '.join(EXCHANGES)}"
+    if not isinstance(section, Mapping):
+        raise _wrong("ccxt_config", section, allowed)
+    for name, own in section.items():
+        if name not in EXCHANGES or not isinstance(own, Mapping):
+            raise _wrong("ccxt_config", {name: own}, allowed)
+    return section
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two objects in depth, as ccxt merges its configuration; the other one wins."""
+    both = dict(one)
+    for name, value in other.items():
+        inside = isinstance(value, Mapping) and isinstance(both.get(name), Mapping)
+        both[name] = _merged(both[name], value) if inside else value
+    return both
 
 
 def default_db_url(config: Mapping[str, Any]) -> str:
@@ -117,6 +172,12 @@ def _min_exchanges(value: Any, chosen: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= chosen:
         raise _wrong("min_exchanges", value, f"a whole number from 1 to {chosen} (those chosen)")
     return value
+
+
+def _settle(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 30:
+        raise _wrong("settle", value, "a number of seconds from 0.5 to 30")
+    return float(value)
 
 
 def _wrong(key: str | None, value: Any, allowed: str) -> LiquidationsError:

@@ -1,13 +1,7 @@
 """The store: events, bars and coverage in SQLite or PostgreSQL, through SQLAlchemy Core. Floor 2.
 
-Tables (the prefix lets a store live in a database with others, such as Freqtrade's trades):
-
-- ``liq_meta``: the schema's version.
-- ``liq_series``: one row for each exchange, pair and source. ``digest`` is a hash of all it holds
-  that does not depend on the order of the inserts: equal data, equal digest.
-- ``liq_segment``: columns packed into compressed bytes (``segments.py``), one row per series,
-  period and stretch of time. Period 0 are events, a day a row; else bars, 131,072 periods a row.
-- ``liq_coverage``: disjoint intervals in which somebody listened or an archive answered.
+The tables are in ``tables.py``. Imported data lie in segments, live ones in rows in front of them
+(``rows.py``); who reads sees both as one.
 
 Events are rolled up into one-minute bars in the transaction that inserts them, from those that were
 really new. Inserting is idempotent: what is there already is recognised and left alone.
@@ -18,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -27,7 +21,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from liquidations.candles import add_bars, to_bars
+from liquidations import rows as live_rows
+from liquidations.candles import Late, Source, add_bars, to_bars
 from liquidations.database import explain, file_of, no_store, open_engine
 from liquidations.errors import LiquidationsError
 from liquidations.event import (
@@ -41,60 +36,36 @@ from liquidations.event import (
     merge_intervals,
 )
 from liquidations.pairs import base_of
+from liquidations.rows import Feed, Told
 from liquidations.segments import pack_bars, pack_events, unpack_bars, unpack_events
+from liquidations.tables import (
+    COVERAGE,
+    EVENTS,
+    FEED,
+    MEMBER,
+    META,
+    SCHEMA_VERSION,
+    SEGMENT,
+    SERIES,
+    metadata,
+)
 
 
 logger = logging.getLogger(__name__)
 
 Rows = TypeVar("Rows", Events, Bars)
 
-SCHEMA_VERSION = 1
-
-#: The period that stands for single events in ``liq_segment``.
-EVENTS = 0
-
-metadata = sa.MetaData()
-
-META = sa.Table(
-    "liq_meta",
-    metadata,
-    sa.Column("name", sa.String(32), primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-SERIES = sa.Table(
-    "liq_series",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("base", sa.String(32), nullable=False, index=True),
-    sa.Column("exchange", sa.String(32), nullable=False),
-    sa.Column("pair", sa.String(64), nullable=False),
-    sa.Column("source", sa.String(32), nullable=False),
-    sa.Column("period", sa.BigInteger, nullable=False),
-    sa.Column("counted", sa.Boolean, nullable=False),
-    sa.Column("digest", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("exchange", "pair", "source", "period"),
-)
-SEGMENT = sa.Table(
-    "liq_segment",
-    metadata,
-    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
-    sa.Column("period", sa.BigInteger, primary_key=True),
-    sa.Column("start", sa.BigInteger, primary_key=True),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-)
-COVERAGE = sa.Table(
-    "liq_coverage",
-    metadata,
-    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
-    sa.Column("start", sa.BigInteger, primary_key=True),
-    sa.Column("end", sa.BigInteger, nullable=False),
-)
-
-
 # Written once, so that SQLAlchemy does not build and compile them again for each pair.
 _VERSION = sa.select(META.c.value).where(META.c.name == "schema")
-_ALL_SERIES = sa.select(SERIES)
+# Of a series that a feed tells, the feed's digest says whether anything came.
+_ALL_SERIES = sa.select(
+    SERIES,
+    sa.select(sa.func.max(FEED.c.digest))
+    .join(MEMBER, MEMBER.c.feed_id == FEED.c.id)
+    .where(MEMBER.c.series_id == SERIES.c.id)
+    .scalar_subquery()
+    .label("live"),
+)
 _SERIES_OF = _ALL_SERIES.where(SERIES.c.base == sa.bindparam("of_base"))
 _COVERAGE_OF = (
     sa.select(COVERAGE.c.start, COVERAGE.c.end)
@@ -125,7 +96,7 @@ class Series:
     """Name one contract of one exchange as one source tells it, in bars of ``period`` ms.
 
     Sources of single events have one-minute bars. ``counted`` tells whether the source says how
-    many events a bar has.
+    many events a bar has. ``live`` is the digest of the feed that tells it, if one does.
     """
 
     id: int
@@ -136,6 +107,7 @@ class Series:
     period: int
     counted: bool
     digest: int
+    live: int | None = None
 
 
 @dataclass(slots=True)
@@ -191,7 +163,11 @@ class Store:
                 self._create(connection)
         with self._transaction(write=False) as connection:
             version = self._version(connection)
-        if not 1 <= version <= SCHEMA_VERSION:
+        if version == 1:  # the tables of live feeds are new, and all that changed
+            with self._transaction(write=True) as connection:
+                metadata.create_all(connection)
+                connection.execute(sa.update(META).values(value=2).where(META.c.name == "schema"))
+        elif not 1 <= version <= SCHEMA_VERSION:
             raise LiquidationsError(
                 f"the store {self.shown} has schema version {version}, this program knows "
                 f"{SCHEMA_VERSION}: it was written by a newer freqtrade-liquidations. "
@@ -256,7 +232,7 @@ class Store:
         """Return a text that changes when anything in the store changes."""
         with self.read() as reader:
             digests = [
-                (one.exchange, one.pair, one.source, one.period, one.digest)
+                (one.exchange, one.pair, one.source, one.period, one.digest, one.live)
                 for one in reader.series()
             ]
         return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
@@ -279,16 +255,83 @@ class Reader:
         return sorted(rows, key=lambda one: (one.pair, one.exchange, one.source, one.period))
 
     def coverage(self, series: Series) -> Ints:
-        """Return the intervals in which the series was observed."""
-        return _intervals(self._connection.execute(_COVERAGE_OF, {"of_id": series.id}))
+        """Return the intervals in which the series was observed, however late that was known."""
+        own = _intervals(self._connection.execute(_COVERAGE_OF, {"of_id": series.id}))
+        if series.live is None:
+            return own
+        live = live_rows.coverage_of(self._connection, series.id)
+        return merge_intervals(np.concatenate((own, live[:, :2])))
 
     def bars(self, series: Series, start: int, end: int) -> Bars:
-        """Return the bars that begin in ``[start, end)`` ms, in order of time."""
+        """Return the bars that begin in ``[start, end)`` ms, in order of time; none are late."""
+        bars = self._packed_bars(series, start, end)
+        return bars if series.live is None else joined(bars, self._rows(series, start, end)[0])
+
+    def source(self, series: Series, start: int, end: int) -> Source:
+        """Return all that a series holds of ``[start, end)`` ms, to be summed over candles."""
+        bars, coverage = self._packed(series, start, end)
+        late = None
+        if series.live is not None:
+            rows, events = self._rows(series, start, end)
+            bars = joined(bars, rows)
+            live = live_rows.coverage_of(self._connection, series.id)
+            after = live[:, 2] > 0
+            coverage = merge_intervals(np.concatenate((coverage, live[~after, :2])))
+            if after.any() or len(events[1]):
+                late = Late(*events, live[after])
+        return Source(series.source, series.period, bars, coverage, series.counted, late)
+
+    def parts(
+        self, series: Series, start: int, end: int
+    ) -> tuple[Bars, Ints, Bars, tuple[Events, Ints]]:
+        """Return what :meth:`source` joins: imported bars and coverage, live bars, late events."""
+        return *self._packed(series, start, end), *self._rows(series, start, end)
+
+    def told(self) -> tuple[dict[int, Ints], dict[int, list[Told]]]:
+        """Return when each feed listened, rows of (start, end, known), and what it tells."""
+        return live_rows.told(self._connection)
+
+    def since(self, time: int) -> tuple[dict[int, Bars], set[int]]:
+        """Return the live bars from ``time`` (ms) on, and which series got late events."""
+        bars = live_rows.bars_since(self._connection, time)
+        return bars, live_rows.late_since(self._connection, time)
+
+    def events(self, series: Series, start: int, end: int) -> Events:
+        """Return the single events of ``[start, end)`` ms, in order of time and key."""
+        events = self._packed_events(series, start, end)
+        if series.live is None:
+            return events
+        own, _ = live_rows.events_of(self._connection, series.id, int(start), int(end))
+        events = Events.concat([events, own])
+        return events.take(np.lexsort((events.key, events.timestamp)))
+
+    def feeds(self) -> list[Feed]:
+        """List the live feeds in a fixed order."""
+        return live_rows.feeds(self._connection)
+
+    def gaps(self, feed: Feed) -> list[tuple[int, int, str]]:
+        """List when a feed did not listen, and why: (start, end, reason)."""
+        return live_rows.gaps(self._connection, feed)
+
+    def covered_until(self, feed: Feed) -> int | None:
+        """Return until when (ms) a feed listened; None if it never did."""
+        return live_rows.covered_until(self._connection, feed)
+
+    def minutes(self, feed: Feed, since: int) -> list[tuple[int, int]]:
+        """List the minutes from ``since`` (ms) on in which a feed listened, and their events."""
+        return live_rows.minutes(self._connection, feed, since)
+
+    def _packed_bars(self, series: Series, start: int, end: int) -> Bars:
         found = self._connection.execute(_SEGMENTS_OF, _within(series, series.period, start, end))
         return _between(unpack_bars(*found.scalars()), start, end)
 
-    def bars_and_coverage(self, series: Series, start: int, end: int) -> tuple[Bars, Ints]:
-        """Return both by one statement, which costs a good deal less than two."""
+    def _packed_events(self, series: Series, start: int, end: int) -> Events:
+        found = self._connection.execute(_SEGMENTS_OF, _within(series, EVENTS, start, end))
+        events = Events.concat([unpack_events(data) for data in found.scalars()])
+        return _between(events, start, end)
+
+    def _packed(self, series: Series, start: int, end: int) -> tuple[Bars, Ints]:
+        # Both by one statement, which costs a good deal less than two.
         rows = self._connection.execute(
             _SEGMENTS_AND_COVERAGE_OF, _within(series, series.period, start, end)
         ).all()
@@ -296,11 +339,11 @@ class Reader:
         coverage = _intervals(row[:2] for row in rows if row.end is not None)
         return _between(bars, start, end), coverage
 
-    def events(self, series: Series, start: int, end: int) -> Events:
-        """Return the single events of ``[start, end)`` ms, in order of time and key."""
-        found = self._connection.execute(_SEGMENTS_OF, _within(series, EVENTS, start, end))
-        events = Events.concat([unpack_events(data) for data in found.scalars()])
-        return _between(events, start, end)
+    def _rows(self, series: Series, start: int, end: int) -> tuple[Bars, tuple[Events, Ints]]:
+        span = int(start), int(end)
+        return live_rows.bars_of(self._connection, series.id, *span), live_rows.events_of(
+            self._connection, series.id, *span, late=True
+        )
 
     def counts(self) -> dict[tuple[int, int], int]:
         """Count what is stored, by series id and period (0 = events)."""
@@ -309,7 +352,10 @@ class Reader:
                 SEGMENT.c.series_id, SEGMENT.c.period
             )
         )
-        return {(series, period): int(count) for series, period, count in rows}
+        counts = {(series, period): int(count) for series, period, count in rows}
+        for key, count in live_rows.counts(self._connection).items():
+            counts[key] = counts.get(key, 0) + count
+        return counts
 
 
 def _within(series: Series, period: int, start: int, end: int) -> dict[str, int]:
@@ -322,6 +368,13 @@ def _within(series: Series, period: int, start: int, end: int) -> dict[str, int]
 def _between(rows: Rows, start: int, end: int) -> Rows:
     """Cut rows, which are in order of time, to ``[start, end)``."""
     return rows.take(slice(*np.searchsorted(rows.timestamp, (start, end))))
+
+
+def joined(packed: Bars, rows: Bars) -> Bars:
+    """Join imported and live bars, which share a minute at most where an import met the feed."""
+    if not len(packed) or not len(rows):
+        return packed if len(packed) else rows
+    return add_bars([packed, rows])
 
 
 def _intervals(rows: Iterable[Sequence[int]]) -> Ints:
@@ -383,9 +436,71 @@ class Writer(Reader):
         """Remove all that a source told of a contract."""
         names = {"exchange": exchange, "pair": pair, "source": source}
         known = sa.select(SERIES.c.id).filter_by(**names)
-        for table in (SEGMENT, COVERAGE):
+        for table in (SEGMENT, COVERAGE, *live_rows.OF_SERIES):
             self._connection.execute(sa.delete(table).where(table.c.series_id.in_(known)))
         self._connection.execute(sa.delete(SERIES).filter_by(**names))
+
+    # --- live feeds ---
+
+    def feed(self, exchange: str, channel: str, source: str) -> Feed:
+        """Find or make a live feed, and lock it against other writers until the end."""
+        found = live_rows.find_feed(self._connection, exchange, channel, source)
+        if found is None:
+            self._refuse_mixture(source)
+            found = live_rows.make_feed(self._connection, exchange, channel, source)
+        return found
+
+    def join(self, feed: Feed, pairs: Iterable[str], time: int) -> None:
+        """Let a feed tell these pairs from ``time`` (ms) on, and no others any longer."""
+        ids = {
+            self._series(feed.exchange, pair, feed.source, MINUTE, True).id for pair in set(pairs)
+        }
+        live_rows.join(self._connection, feed, ids, time)
+
+    def append(self, feed: Feed, events: Mapping[str, Events], known: int) -> tuple[Feed, Inserted]:
+        """Add live events by pair; those of the sealed past are late, and ``known`` from then on.
+
+        :param known: the close of a minute, at which what is late is known
+        :return: the feed with its new digest, to be handed to :meth:`seal`, and what was new
+        """
+        rows, asked = [], 0
+        for pair, own in events.items():
+            series = self._series(feed.exchange, pair, feed.source, MINUTE, True)
+            asked += len(own)
+            rows.append((series.id, own.take(~self._packed_already(series, own))))
+        new = live_rows.insert_events(self._connection, rows, feed.sealed, known)
+        digest = sum(_digest(own.timestamp, own.key) for _, own in new)
+        count = sum(len(own) for _, own in new)
+        return feed.changed(digest), Inserted(count, asked - count)
+
+    def cover(self, feed: Feed, start: int, end: int, known: int = 0) -> Feed:
+        """Add an interval in which a feed listened; ``known`` as in :meth:`append`, 0 = in time."""
+        live_rows.cover(self._connection, feed, int(start), int(end), known)
+        return feed.changed(_digest(np.array([start]), np.array([end])))
+
+    def revoke(self, feed: Feed, start: int, end: int) -> Feed:
+        """Take back that a feed listened, because it turned out to have been dead."""
+        live_rows.revoke(self._connection, feed, int(start), int(end))
+        return feed.changed(_digest(np.array([end]), np.array([start])))
+
+    def gap(self, feed: Feed, start: int, end: int, reason: str) -> None:
+        """Note why a feed did not listen."""
+        live_rows.gap(self._connection, feed, int(start), int(end), reason)
+
+    def seal(self, feed: Feed, sealed: int, updated: int) -> Feed:
+        """Close the minutes before ``sealed``: what comes of them from now on is late.
+
+        :param updated: our time, by which others see that the feed is alive
+        """
+        return live_rows.save_feed(self._connection, feed.at(sealed, updated))
+
+    def _packed_already(self, series: Series, events: Events) -> np.ndarray:
+        """Tell which events were imported before they came live."""
+        if not series.digest or not len(events):
+            return np.zeros(len(events), dtype=bool)
+        first, last = int(events.timestamp.min()), int(events.timestamp.max())
+        packed = self._packed_events(series, first, last + 1)
+        return live_rows.same(events, packed.timestamp, packed.key)
 
     def _refuse_mixture(self, source: str) -> None:
         invented = source == SIMULATED
@@ -399,9 +514,11 @@ class Writer(Reader):
 
     def _insert_events(self, series: Series, events: Events) -> tuple[Inserted, int]:
         events = events.take(np.lexsort((events.key, events.timestamp)))
+        asked = len(events)
+        events = events.take(~live_rows.stored(self._connection, series.id, events))
         fresh: list[Events] = []
         for start, part in _by_segment(events, EVENTS):
-            old = self.events(series, start, start + _span(EVENTS))
+            old = self._packed_events(series, start, start + _span(EVENTS))
             merged = Events.concat([old, part])
             # Stable, so that of two equal rows the stored one comes first.
             order = np.lexsort((merged.key, merged.timestamp))
@@ -414,15 +531,15 @@ class Writer(Reader):
                 self._put(series, EVENTS, start, len(kept), pack_events(merged.take(kept)))
         new = Events.concat(fresh)
         for start, added in _by_segment(to_bars(new), series.period):
-            old_bars = self.bars(series, start, start + _span(series.period))
+            old_bars = self._packed_bars(series, start, start + _span(series.period))
             bars = add_bars([old_bars, added])
             self._put(series, series.period, start, len(bars), pack_bars(bars))
-        return Inserted(len(new), len(events) - len(new)), _digest(new.timestamp, new.key)
+        return Inserted(len(new), asked - len(new)), _digest(new.timestamp, new.key)
 
     def _insert_bars(self, series: Series, bars: Bars) -> tuple[Inserted, int]:
         done, digest = Inserted(), 0
         for start, part in _by_segment(bars, series.period):
-            old = self.bars(series, start, start + _span(series.period))
+            old = self._packed_bars(series, start, start + _span(series.period))
             known = np.isin(part.timestamp, old.timestamp)
             new, same = part.take(~known), part.take(known)
             stored = old.take(np.isin(old.timestamp, same.timestamp))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ import pandas as pd
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import OperationalException
 
+from liquidations import live
 from liquidations.candles import Candles, candle_closes, candle_opens, columns, longest_ms
 from liquidations.errors import LiquidationsError, require_whole
 from liquidations.event import DAY, SIMULATED, Floats, Ints
@@ -71,6 +73,7 @@ def prepare_liquidations(config: dict[str, Any]) -> None:
     except LiquidationsError as error:
         raise OperationalException(str(error)) from error
     if config.get("runmode") in LIVE:
+        live.start(config, settings)
         return
     try:
         data = provider_of(settings.db_url).store.fingerprint()
@@ -248,6 +251,9 @@ class _Request:
         self.label = "" if pair is None else MARKET if pair == MARKET else base_of(pair).lower()
         self.timeframe = frame_of(strategy, metadata, timeframe)
         self.settings = read_settings(config)
+        if self.live:
+            live.start(config, self.settings)
+            live.want(self.settings, None if self.pair == MARKET else self.pair)
         if exchanges is not None:
             several = isinstance(exchanges, Iterable) and not isinstance(exchanges, str)
             chosen = list(exchanges) if several else exchanges
@@ -295,7 +301,7 @@ class _Request:
         if not len(opens):
             return self._unobserved(0, options)
         table, matched = provider_of(self.settings.db_url).columns(
-            self.pair, opens, timeframe, self.settings, **options
+            self.pair, opens, timeframe, self.settings, live=self.live, **options
         )
         if any(one.source == SIMULATED for one in all_series(matched)):
             warn_once("SIMULATED: the liquidations in this store are invented")
@@ -396,4 +402,4 @@ _NOT_PREPARED = (
 
 def _with_exchanges(settings: Settings, exchanges: tuple[str, ...]) -> Settings:
     least = min(settings.min_exchanges, len(exchanges))
-    return Settings(settings.db_url, exchanges, settings.inverse, settings.min_coverage, least)
+    return replace(settings, exchanges=exchanges, min_exchanges=least)

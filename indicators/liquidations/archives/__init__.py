@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Bars, Events, Ints
-from liquidations.exchanges.okx import Contract
+from liquidations.exchanges.frames import Contract
 
 
 #: Name of ``--source`` → its module.

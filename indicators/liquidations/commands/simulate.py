@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from liquidations.candles import format_time, parse_timeframe, timeframe_ms
 from liquidations.commands.common import console, load_config, say, store_url
-from liquidations.errors import LiquidationsError
+from liquidations.errors import LiquidationsError, require_whole
 from liquidations.event import DAY, MINUTE, SIMULATED
 
 
@@ -23,8 +25,36 @@ HELP = "Make a SIMULATED market: candles, funding, open interest and liquidation
 #: What the first candle costs, so that the numbers look familiar; any other pair begins at 10.
 PRICES = {"BTC": 60_000.0, "ETH": 3_000.0, "SOL": 150.0}
 
+HOUR = 60 * MINUTE
+
+#: What ``--now`` takes when it isn't told: full days of the past, hours of the future.
+DEFAULTS = {"days": 2, "ahead": 12}
+
 #: Lies in a data folder whose candles are invented.
 MARKER = "SIMULATED.txt"
+
+#: With ``--now``: the log return of a planted shock, within one minute. It is a capitulation by the
+#: sample strategy's defaults on 1m in 45 of 45 simulated minutes each way (2 %: 44 of 45).
+SHOCK = 0.03
+
+#: The first shock comes in the first full minute that begins so long (ms) after now: a bot and its
+#: collector must be up by then. Each further pair has its own so much later.
+SHOCK_AFTER, SHOCK_EVERY = 45_000, 2 * MINUTE
+
+
+class Plan(NamedTuple):
+    """Hold what is made when: ms UTC, and ``now`` if it goes on into the future."""
+
+    start: int
+    end: int
+    now: int | None
+
+    def shock(self, number: int) -> dict[int, float]:
+        """Plant the shock of a pair, by its minute: the first falls, the next rises."""
+        if self.now is None:
+            return {}
+        first = -(-(self.now + SHOCK_AFTER) // MINUTE) * MINUTE + number * SHOCK_EVERY
+        return {(first - self.start) // MINUTE: SHOCK if number % 2 else -SHOCK}
 
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
@@ -34,9 +64,21 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
         "-t",
         "--timeframes",
         nargs="+",
-        default=["5m", "1h"],
         metavar="TIMEFRAME",
-        help="Of the candles that are written. Default: 5m 1h.",
+        help="Of the candles that are written. Default: 5m 1h, and 1m with --now.",
+    )
+    parser.add_argument(
+        "--now",
+        action="store_true",
+        help="Make a market that goes on into the future, for `liquidations sandbox --play`: the "
+        "store of the bot ends now, exchange.sqlite beside it has it all. A crash or a squeeze of "
+        "each pair is planted in the next minutes.",
+    )
+    parser.add_argument(
+        "--days", type=int, metavar="N", help="Full days of the past, with --now. Default: 2."
+    )
+    parser.add_argument(
+        "--ahead", type=int, metavar="HOURS", help="Of the future, with --now. Default: 12."
     )
     parser.add_argument("--seed", type=int, default=4, help="Default: 4; equal seeds, equal data.")
     parser.add_argument(
@@ -61,49 +103,80 @@ def run(args: dict[str, Any]) -> int:
     from liquidations.simulate import largest_per_second, simulate
     from liquidations.store import Store
 
-    userdir = Path(args["user_data_dir"] or "user_data") / "simulated"
+    plan = _plan(args)
+    userdir = Path(args["user_data_dir"] or "user_data") / ("dry-run" if plan.now else "simulated")
     userdir.mkdir(parents=True, exist_ok=True)
     datadir = Path(args.get("datadir") or userdir / "data")
     args = {**args, "datadir": str(datadir)}
     args["db_url"] = args.get("db_url") or f"sqlite:///{userdir / 'liquidations.sqlite'}"
     config = load_config(args)
     pairs = args.get("pairs") or config["exchange"]["pair_whitelist"] or ["BTC/USDT:USDT"]
-    lengths = [_length(timeframe) for timeframe in args["timeframes"]]
-    start, end = _span(args.get("timerange"))
+    timeframes = args["timeframes"] or (["1m"] if plan.now else []) + ["5m", "1h"]
+    lengths = {timeframe: _length(timeframe) for timeframe in timeframes}
     _claim(datadir)
+    # Each store and its end: of the bot, and of the exchange that knows what will happen.
+    ends = {store_url(config): plan.now or plan.end}
+    if plan.now:
+        ends[f"sqlite:///{userdir / 'exchange.sqlite'}"] = plan.end
     progress = console(stderr=True)
-    rows = []
-    with Store(store_url(config), create=True) as store:
+    rows, planted = [], []
+    with ExitStack() as opened:
+        stores = [(opened.enter_context(Store(url, create=True)), end) for url, end in ends.items()]
         for number, pair in enumerate(
             track(pairs, "Simulating", console=progress, disable=not progress.is_terminal)
         ):
-            price = PRICES.get(pair.split("/")[0], 10.0)
+            price, shock = PRICES.get(pair.split("/")[0], 10.0), plan.shock(number)
             market = simulate(
                 args["seed"] + 1000 * number,
-                start,
-                (end - start) // MINUTE,
+                plan.start,
+                (plan.end - plan.start) // MINUTE,
                 price=price,
                 events=args["events"],
+                shocks=shock,
             )
             seen = market.events
             if args["feed"] != "true":
                 seen = largest_per_second(seen)
             # Cut short, a run leaves a pair without liquidations, never candles of one run beside
             # the liquidations of another.
-            with store.write() as writer:
-                writer.remove("binance", pair, SIMULATED)
-            _write_candles(
-                datadir, pair, market, dict(zip(args["timeframes"], lengths, strict=True))
-            )
-            with store.write() as writer:
-                writer.insert("binance", pair, SIMULATED, seen, np.array([[start, end]]))
+            for store, _ in stores:
+                with store.write() as writer:
+                    writer.remove("binance", pair, SIMULATED)
+            _write_candles(datadir, pair, market, lengths)
+            for store, end in stores:
+                told = seen.take(seen.timestamp < end)
+                with store.write() as writer:
+                    writer.insert("binance", pair, SIMULATED, told, np.array([[plan.start, end]]))
             rows.append(_summary(pair, market, len(seen)))
-        shown = store.shown
+            planted += [(pair, plan.start + minute * MINUTE, by) for minute, by in shock.items()]
     _print(rows)
-    say(f"SIMULATED from {format_time(start)} to {format_time(end)}, seed {args['seed']}.")
+    say(
+        f"SIMULATED from {format_time(plan.start)} to {format_time(plan.end)}, seed {args['seed']}."
+    )
     say(f"Candles: {datadir}")
-    say(f"Store: {shown}")
+    for (store, end), name in zip(stores, ("Store", "The exchange's store"), strict=False):
+        say(f"{name}: {store.shown}" + (f", to {format_time(end)}" if plan.now else ""))
+    for pair, at, by in planted:
+        say(f"Planted: {pair} is pushed by {by:+.0%} at {format_time(at)} UTC")
     return 0
+
+
+def _plan(args: dict[str, Any]) -> Plan:
+    if not args["now"]:
+        if args["days"] is not None or args["ahead"] is not None:
+            raise LiquidationsError("--days and --ahead belong to --now; without it: --timerange")
+        return Plan(*_span(args.get("timerange")), None)
+    if args.get("timerange"):
+        raise LiquidationsError("--timerange and --now exclude each other: --now takes --days")
+    days, ahead = (
+        default if args[name] is None else args[name] for name, default in DEFAULTS.items()
+    )
+    require_whole("--days", days, 1, 400)
+    require_whole("--ahead", ahead, 1, 24 * 30)
+    now = int(time.time() * 1000)
+    # Full days and hours, so that no candle of the history is partial.
+    end = -(-(now + ahead * HOUR) // HOUR) * HOUR
+    return Plan(now // DAY * DAY - days * DAY, end, now)
 
 
 def _length(timeframe: str) -> int:

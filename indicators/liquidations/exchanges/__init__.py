@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import cast
+
 import numpy as np
 
 from liquidations.errors import LiquidationsError
 from liquidations.event import Ints
+from liquidations.exchanges.frames import Adapter
 
 
 #: The exchanges whose liquidations can be stored and read, by their ccxt ids.
@@ -79,3 +83,14 @@ def regimes_within(exchange: str, start: int, end: int) -> list[tuple[int, int, 
     parts = zip(starts, (*starts[1:], end), kinds, strict=True)
     cut = [(max(first, start), min(last, end), kind) for first, last, kind in parts]
     return [(first, last, kind) for first, last, kind in cut if first < last]
+
+
+def adapter(exchange: str) -> Adapter:
+    """Return the module that reads an exchange's live feed.
+
+    :param exchange: ccxt id
+    :raises LiquidationsError: if the exchange is not known
+    """
+    if exchange not in EXCHANGES:
+        raise LiquidationsError(f"unknown exchange {exchange!r}; known: {', '.join(EXCHANGES)}")
+    return cast(Adapter, import_module(f"liquidations.exchanges.{exchange}"))

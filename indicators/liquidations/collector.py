@@ -1,0 +1,490 @@
+"""The live loop: all feeds, one writer, one transaction for whatever has come meanwhile. Floor 3.
+
+The only part of the program with websockets. Messages are read in the loop's thread as they come;
+a second thread writes, so that a slow disk or a lost database keeps no connection waiting. While
+it writes, the next batch gathers: batches are as large as the load asks for.
+
+Minutes are sealed when every event before their end must have arrived, at the latest ``settle``
+after it: see ``rows.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import ccxt
+import numpy as np
+
+from liquidations.client import raw_client
+from liquidations.errors import LiquidationsError
+from liquidations.event import MINUTE, SIMULATED, Events
+from liquidations.exchanges import adapter
+from liquidations.exchanges.frames import Adapter, Contract, Order, order_events
+from liquidations.feed import LiveFeed, Work, wall
+from liquidations.fill import BEHIND, FILLED, fill
+from liquidations.markets import hyperliquid_vaults
+from liquidations.pairs import base_of, match
+from liquidations.rows import GONE
+from liquidations.settings import Settings
+from liquidations.silence import MEMORY, why_dead
+from liquidations.store import Store
+
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: A minute is sealed so long (ms) before the settle time is over, and written so long before.
+SEAL_EARLY, WRITE_EARLY = 200, 50
+
+#: Orders that wait for a database that can't be written; more are lost, and their time with them.
+MOST_WAITING = 2_000_000
+
+#: Between two transactions (s): what comes within shares one.
+GATHER = 0.005
+
+#: How often (s) feeds are looked after, and (s) markets are loaded again for a contract not known.
+LOOK, RELOAD = 1.0, 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Say what to collect.
+
+    ``bases`` are base assets, which one contract of each exchange stands for, or None for the whole
+    market. ``ccxt_config`` is what each exchange's client is given. On ``standby`` an exchange is
+    left to another collector of the same store, as long as that one writes.
+    """
+
+    settings: Settings
+    bases: frozenset[str] | None
+    ccxt_config: Mapping[str, Mapping[str, Any]]
+    standby: bool = False
+
+
+class Collector:
+    """Collect what a plan says into a store, until stopped.
+
+    Run it in a loop of its own: ``asyncio.run(collector.run())``. :meth:`stop` and :meth:`want` may
+    be called from any thread.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.feeds: list[LiveFeed] = []
+        self.store = Store(plan.settings.db_url, create=True)
+        self._bases = plan.bases
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._something: asyncio.Event | None = None
+        self._known: dict[str, dict[str, Contract]] = {}
+        self._said: set[str] = set()
+        self._ready = threading.Event()
+        #: Events written, late, and known before.
+        self.written = self.late = self.repeated = 0
+
+    def stop(self) -> None:
+        """Ask the loop to write what it has and to end."""
+        self._ready.wait(5)
+        if self._stopping is not None:
+            self._call(self._stopping.set)
+
+    def want(self, base: str | None) -> None:
+        """Collect a further base asset from now on, or with None every contract."""
+        if self._bases is not None:
+            self._bases = None if base is None else self._bases | {base}
+            self._call(self._choose_all)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function)
+
+    async def run(self) -> None:
+        """Collect until stopped or cancelled; what was received is written before the end."""
+        self._loop = asyncio.get_running_loop()
+        self._stopping, self._something = asyncio.Event(), asyncio.Event()
+        self._ready.set()
+        writer = _WriterThread(self._loop)
+        tasks = [
+            asyncio.create_task(self._keep(name), name=f"liquidations {name}")
+            for name in self.plan.settings.exchanges
+        ]
+        tasks += [asyncio.create_task(self._look_after())]
+        writing = asyncio.create_task(self._write(writer))
+        try:
+            await self._stopping.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for feed in self.feeds:
+                feed.close()
+            self._something.set()
+            await asyncio.wait([writing], timeout=2.0)
+            writing.cancel()
+            writer.close()
+            self.store.close()
+
+    # --- the exchanges ---
+
+    async def _keep(self, name: str) -> None:
+        """Hold an exchange's feeds, whatever happens to them."""
+        while True:
+            try:
+                await self._exchange(name)
+            except Exception:  # a mistake of ours must not pass unseen, nor cost the other feeds
+                logger.exception(f"{name}: its feeds failed; starting them again")
+            gone = [feed for feed in self.feeds if feed.exchange == name]
+            self.feeds = [feed for feed in self.feeds if feed not in gone]
+            await asyncio.sleep(10 * LOOK)
+
+    async def _exchange(self, name: str) -> None:
+        """Load an exchange's markets, and hold its feeds."""
+        read = adapter(name)
+        feeds: dict[str, LiveFeed] = {}
+
+        def on_text(connection: Any, data: str | bytes) -> None:
+            if (feed := feeds.get(connection.url)) is not None:
+                feed.receive(connection, data)
+
+        settings = self.plan.settings
+        client = raw_client(
+            name, self.plan.ccxt_config.get(name, {}), on_text, inverse=settings.inverse
+        )
+        try:
+            if self.plan.standby:
+                await self._until_free(name)
+            await self._load_markets(name, client, read)
+            names = await self._names(name, client, read)
+            held = []
+            for channel, inverse in read.CHANNELS.items():
+                if inverse and not settings.inverse:
+                    continue
+                feed = LiveFeed(
+                    name,
+                    channel,
+                    read,
+                    client,
+                    self._known[name],
+                    self._chosen(name, channel, read),
+                    names,
+                    self._something.set,  # type: ignore[union-attr]
+                )
+                feeds[feed.url] = feed
+                held.append(feed)
+            await self._recall(held)
+            self.feeds += held
+            running = [asyncio.create_task(feed.run()) for feed in held]
+            running += [asyncio.create_task(self._fill(name, client, feed)) for feed in held]
+            running.append(asyncio.create_task(self._relearn(name, client, read, held)))
+            try:
+                await asyncio.gather(*running)
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+        finally:
+            await client.close()
+
+    async def _until_free(self, name: str) -> None:
+        """Wait until no other collector writes this exchange."""
+
+        def free() -> bool:
+            with self.store.read() as reader:
+                updated = [feed.updated for feed in reader.feeds() if feed.exchange == name]
+            return wall() - max(updated, default=0) > GONE
+
+        while not await asyncio.to_thread(free):
+            self._say(f"{name}: another collector writes to this store, it is read from there")
+            await asyncio.sleep(LOOK)
+
+    async def _load_markets(self, name: str, client: Any, read: Adapter) -> None:
+        async def load() -> dict[str, Contract]:
+            await client.load_markets(True)
+            return read.contracts(client.markets.values())
+
+        self._known[name] = await self._answered(f"{name}: its markets can't be loaded", load)
+
+    async def _answered(self, trouble: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask an exchange until it answers."""
+        pause = 1.0
+        while True:
+            try:
+                return await ask()
+            except (ccxt.BaseError, LiquidationsError) as error:
+                self._say(f"{trouble}, trying again: {_brief(error)}")
+                await asyncio.sleep(pause)
+                pause = min(60.0, 2 * pause)
+
+    async def _names(self, name: str, client: Any, read: Adapter) -> Sequence[str] | None:
+        """Return what is subscribed to by name: None = symbols, nothing = the whole market."""
+        if read.NAMES == "users":
+            return await self._answered(
+                f"{name}: its vaults are not known", lambda: hyperliquid_vaults(client)
+            )
+        return None if read.NAMES == "symbols" else ()
+
+    def _chosen(self, name: str, channel: str, read: Adapter) -> set[str]:
+        """Choose the symbols of a channel: as in a strategy, one linear contract for each base."""
+        inverse = self.plan.settings.inverse
+        several = len(read.CHANNELS) > 1
+        mine = {
+            symbol: contract.pair
+            for symbol, contract in self._known[name].items()
+            if (contract.inverse == read.CHANNELS[channel] if several else True)
+            and (inverse or not contract.inverse)
+        }
+        if self._bases is None:
+            return set(mine)
+        by_base: dict[str, list[str]] = {}
+        for pair in mine.values():
+            by_base.setdefault(base_of(pair), []).append(pair)
+        pairs = {
+            pair
+            for base in self._bases
+            for pair in match(f"{base}/USDT:USDT", by_base.get(base, ()), inverse=inverse)
+        }
+        return {symbol for symbol, pair in mine.items() if pair in pairs}
+
+    def _choose_all(self) -> None:
+        for feed in self.feeds:
+            feed.choose(self._chosen(feed.exchange, feed.channel, feed.adapter))
+
+    async def _relearn(
+        self, name: str, client: Any, read: Adapter, feeds: Sequence[LiveFeed]
+    ) -> None:
+        """Load the markets again when an order of a contract came that is not known."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if any(feed.unknown for feed in feeds):
+                await self._load_markets(name, client, read)
+                for feed in feeds:
+                    feed.learn(self._known[name], client.markets_by_id)
+                self._choose_all()
+                await asyncio.sleep(RELOAD)
+
+    async def _recall(self, feeds: Sequence[LiveFeed]) -> None:
+        """Tell new feeds until when the store says they listened, and how busy they usually are."""
+
+        def read() -> None:
+            with self.store.write() as writer:
+                for feed in feeds:
+                    row = writer.feed(feed.exchange, feed.channel, self._source(feed.exchange))
+                    feed.covered = writer.covered_until(row)
+                    feed.sealed = max(feed.sealed, row.sealed)
+                    for minute, events in writer.minutes(row, feed.sealed - MEMORY):
+                        feed.activity.add(minute, events)
+
+        try:
+            await asyncio.to_thread(read)
+        except LiquidationsError as error:
+            self._say(str(error))
+
+    async def _fill(self, name: str, client: Any, feed: LiveFeed) -> None:
+        """Bring what the exchange still has: of the time before, and then of each gap."""
+        if name not in FILLED:
+            return
+        until = wall() - BEHIND
+        if (parts := await self._ask_for(client, feed, 0)) is not None:
+            await asyncio.to_thread(self._insert, name, parts, until)
+            hole = until
+        else:
+            hole = wall()
+        while True:
+            start, end = await feed.resumed(hole)
+            await asyncio.sleep(BEHIND / 1000 + 5)
+            if (parts := await self._ask_for(client, feed, start)) is not None:
+                feed.fill(parts, start, end)
+            hole = end
+
+    async def _ask_for(self, client: Any, feed: LiveFeed, since: int) -> dict[str, Events] | None:
+        try:
+            return await fill(feed.exchange, client, feed.contracts, feed.pairs, since)
+        except (ccxt.BaseError, LiquidationsError) as error:
+            self._say(f"{feed.name}: the time before could not be filled: {_brief(error)}")
+            return None
+
+    def _insert(self, name: str, parts: Mapping[str, Events], until: int) -> None:
+        """Store what happened before the feed began; nobody has read those candles yet."""
+        new = 0
+        try:
+            with self.store.write() as writer:
+                for pair, events in parts.items():
+                    if len(events):
+                        span = np.array(
+                            [[events.timestamp[0], max(until, events.timestamp[-1] + 1)]]
+                        )
+                        done = writer.insert(name, pair, self._source(name), events, span)
+                        new += done.new
+            logger.info(f"{name}: {new} liquidations of the last hours filled in")
+        except LiquidationsError as error:
+            self._say(str(error))
+
+    def _source(self, exchange: str) -> str:
+        return SIMULATED if self.plan.settings.simulated else exchange
+
+    # --- looking after the feeds ---
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            for feed in self.feeds:
+                since, now = feed.silent_since(), feed.clock()
+                if since is None:
+                    continue
+                others = [
+                    other for other in self.feeds if other.live and other.exchange != feed.exchange
+                ]
+                published = sum(other.activity.between(since, now) for other in others)
+                activities = [other.activity for other in others]
+                why = why_dead(feed.activity, activities, since, now, published)
+                if why is not None:
+                    feed.dead(why)
+
+    # --- writing ---
+
+    async def _write(self, writer: _WriterThread) -> None:
+        assert self._stopping is not None
+        assert self._something is not None
+        settle = int(self.plan.settings.settle * 1000) - SEAL_EARLY
+        while True:
+            last = self._stopping.is_set() and all(feed.closed for feed in self.feeds)
+            works = [(feed, feed.take(settle)) for feed in self.feeds]
+            works = [(feed, work) for feed, work in works if work]
+            if works:
+                try:
+                    await writer.do(partial(self._commit, works))
+                except LiquidationsError as error:
+                    self._say(str(error))
+                    for feed, work in works:
+                        feed.give_back(work)
+                    self._bound()
+                    await asyncio.sleep(1.0)
+                    continue
+            if last:
+                return
+            self._something.clear()
+            if not works:
+                try:
+                    await asyncio.wait_for(self._something.wait(), 0.05)
+                except TimeoutError:
+                    continue
+            await asyncio.sleep(GATHER)
+
+    def _bound(self) -> None:
+        """Give up the oldest orders of a feed whose database is gone for too long."""
+        for feed in self.feeds:
+            if len(feed.work.orders) > MOST_WAITING:
+                feed.lose(len(feed.work.orders) - MOST_WAITING)
+
+    def _commit(self, works: Sequence[tuple[LiveFeed, Work]]) -> None:
+        """Write in one transaction; runs in the writer's thread."""
+        done, late, repeated = 0, 0, 0
+        with self.store.write() as writer:
+            for feed, work in works:
+                row = writer.feed(feed.exchange, feed.channel, self._source(feed.exchange))
+                # A minute whose bots have read it by now is sealed, whether we were in time or not.
+                read = int(self.plan.settings.settle * 1000) - WRITE_EARLY
+                row = replace(row, sealed=max(row.sealed, (feed.clock() - read) // MINUTE * MINUTE))
+                known = row.sealed + MINUTE
+                for pairs, start in work.members:
+                    writer.join(row, pairs, start)
+                batches = [self._events(feed, work.orders)] if work.orders else []
+                for events in (*batches, *(part for part, _ in work.filled)):
+                    late += sum(int((own.timestamp < row.sealed).sum()) for own in events.values())
+                    row, new = writer.append(row, events, known)
+                    done, repeated = done + new.new, repeated + new.known
+                for start, end in (*work.spans, *(span for _, span in work.filled)):
+                    row = writer.cover(row, start, min(end, row.sealed), known)
+                    row = writer.cover(row, max(start, row.sealed), end)
+                for start, end in work.revoked:
+                    row = writer.revoke(row, start, end)
+                for start, end, reason in work.gaps:
+                    writer.gap(row, start, end, reason)
+                writer.seal(row, work.seal or row.sealed, 0 if feed.closed else wall())
+        self.written, self.late, self.repeated = (
+            self.written + done,
+            self.late + late,
+            self.repeated + repeated,
+        )
+
+    def _events(self, feed: LiveFeed, rows: Sequence[tuple[Order, int, int]]) -> dict[str, Events]:
+        orders, received, ranks = zip(*rows, strict=True)
+        try:
+            return order_events(orders, feed.contracts, received, ranks)
+        except LiquidationsError as error:
+            # One order that no liquidation can be must not cost the others.
+            if len(rows) == 1:
+                feed.problem(str(error), repr(orders[0]))
+                return {}
+            half = len(rows) // 2
+            parts = [self._events(feed, part) for part in (rows[:half], rows[half:])]
+            return {
+                pair: Events.concat([part[pair] for part in parts if pair in part])
+                for pair in parts[0].keys() | parts[1].keys()
+            }
+
+    def _say(self, text: str) -> None:
+        """Log a trouble once."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning(text)
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+class _WriterThread:
+    """Run functions one after the other in a daemon thread.
+
+    An executor would do, but the interpreter joins its threads before our own end can be told.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None]
+        self._queue = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="liquidations writer", daemon=True).start()
+
+    async def do(self, function: Callable[[], None]) -> None:
+        """Run a function in the thread and wait for it."""
+        future = self._loop.create_future()
+        self._queue.put((function, future))
+        await future
+
+    def close(self) -> None:
+        """End the thread after what it does now."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            function, future = item
+            error: Exception | None = None
+            try:
+                function()
+            except Exception as caught:  # handed to who waits for it
+                error = caught
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(_settle, future, error)
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def bases_of(pairs: Iterable[str]) -> frozenset[str]:
+    """Return the base assets of pairs."""
+    return frozenset(base_of(pair) for pair in pairs)

@@ -1,0 +1,395 @@
+"""Rows of what arrives live, one by one, in front of the segments. Floor 2.
+
+A minute is *sealed* once its bots may have read it. From then on its bar does not change: what
+arrives later is kept apart with ``known``, the first minute's close at which it was known. A candle
+that closes at or after ``known`` contains it, an earlier one never does. So a backtest sees in each
+candle what a bot saw when it closed, on any timeframe, however late it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from liquidations.candles import to_bars
+from liquidations.database import insert_new
+from liquidations.event import MINUTE, Bars, Events, Ints, merge_intervals
+from liquidations.tables import BAR, EVENT, EVENTS, FEED, FEED_COVERAGE, GAP, LATE, MEMBER
+
+
+#: The end of a membership that goes on.
+FOREVER = 2**62
+
+#: A feed writes at least each ``BEAT`` ms; one that has not for ``GONE`` ms has ended.
+BEAT, GONE = 5_000, 15_000
+
+#: Tables whose rows belong to one series.
+OF_SERIES = (EVENT, BAR, MEMBER)
+
+_EVENT_COLUMNS = [EVENT.c[name] for name in Events.names()]
+_BAR_COLUMNS = [BAR.c[name] for name in Bars.names()]
+_SUMS = [name for name in Bars.names() if name != "timestamp"]
+
+_BARS_OF = (
+    sa.select(*_BAR_COLUMNS)
+    .where(
+        BAR.c.series_id == sa.bindparam("of_id"),
+        BAR.c.timestamp >= sa.bindparam("first"),
+        BAR.c.timestamp < sa.bindparam("last"),
+    )
+    .order_by(BAR.c.timestamp)
+)
+_EVENTS_OF = (
+    sa.select(*_EVENT_COLUMNS, EVENT.c.known)
+    .where(
+        EVENT.c.series_id == sa.bindparam("of_id"),
+        EVENT.c.timestamp >= sa.bindparam("first"),
+        EVENT.c.timestamp < sa.bindparam("last"),
+    )
+    .order_by(EVENT.c.timestamp, EVENT.c.key)
+)
+_LATE_OF = _EVENTS_OF.where(EVENT.c.known > 0)
+_MEMBERS_OF = sa.select(MEMBER.c.feed_id, MEMBER.c.start, MEMBER.c.end).where(
+    MEMBER.c.series_id == sa.bindparam("of_id")
+)
+_COVERAGE = sa.select(FEED_COVERAGE.c.start, FEED_COVERAGE.c.end, FEED_COVERAGE.c.known).order_by(
+    FEED_COVERAGE.c.start
+)
+_COVERAGE_OF = _COVERAGE.where(FEED_COVERAGE.c.feed_id == sa.bindparam("of_feed"))
+
+
+class Told(NamedTuple):
+    """Say from when to when (ms) a feed tells a series."""
+
+    feed: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Name one live channel of an exchange; ``sealed`` and ``updated`` are ms UTC."""
+
+    id: int
+    exchange: str
+    channel: str
+    source: str
+    sealed: int
+    updated: int
+    digest: int
+
+    def changed(self, digest: int) -> Feed:
+        """Return the feed with a digest to which something was added."""
+        return replace(self, digest=(self.digest + digest + 2**63) % 2**64 - 2**63)
+
+    def at(self, sealed: int, updated: int) -> Feed:
+        """Return the feed sealed up to a minute; it never goes back."""
+        return replace(self, sealed=max(self.sealed, sealed), updated=updated)
+
+
+def feeds(connection: Connection) -> list[Feed]:
+    """List all feeds."""
+    rows = connection.execute(sa.select(FEED).order_by(FEED.c.exchange, FEED.c.channel, FEED.c.id))
+    return [Feed(*row) for row in rows]
+
+
+def find_feed(connection: Connection, exchange: str, channel: str, source: str) -> Feed | None:
+    """Find a feed and lock its row."""
+    question = sa.select(FEED).filter_by(exchange=exchange, channel=channel, source=source)
+    row = connection.execute(question.with_for_update()).one_or_none()
+    return None if row is None else Feed(*row)
+
+
+def make_feed(connection: Connection, exchange: str, channel: str, source: str) -> Feed:
+    """Make a feed that has not listened yet, unless another writer just did."""
+    names = {"exchange": exchange, "channel": channel, "source": source}
+    connection.execute(insert_new(connection, FEED).values(sealed=0, updated=0, digest=0, **names))
+    found = find_feed(connection, **names)
+    assert found is not None
+    return found
+
+
+def save_feed(connection: Connection, feed: Feed) -> Feed:
+    """Write what changes in the row of a feed."""
+    changing = {name: getattr(feed, name) for name in ("sealed", "updated", "digest")}
+    connection.execute(sa.update(FEED).where(FEED.c.id == feed.id).values(**changing))
+    return feed
+
+
+def members(connection: Connection, feed: Feed) -> set[int]:
+    """List the ids of the series that a feed tells now."""
+    told = sa.select(MEMBER.c.series_id).filter_by(feed_id=feed.id, end=FOREVER)
+    return set(connection.scalars(told))
+
+
+def join(connection: Connection, feed: Feed, series: set[int], time: int) -> None:
+    """Let a feed tell these series from ``time`` on, and no others."""
+    told = members(connection, feed)
+    if gone := told - series:
+        connection.execute(
+            sa.update(MEMBER)
+            .where(MEMBER.c.series_id.in_(gone), MEMBER.c.end == FOREVER)
+            .values(end=int(time))
+        )
+    if new := series - told:
+        rows = [
+            {"series_id": one, "feed_id": feed.id, "start": int(time), "end": FOREVER}
+            for one in sorted(new)
+        ]
+        connection.execute(insert_new(connection, MEMBER), rows)
+
+
+def _columns(rows: Sequence[Sequence[float]], dtypes: Iterable[type]) -> list[np.ndarray]:
+    columns: Iterable[Sequence[float]] = zip(*rows, strict=True) if rows else ((),) * 99
+    return [np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=False)]
+
+
+def bars_of(connection: Connection, series: int, start: int, end: int) -> Bars:
+    """Return a series' bars of ``[start, end)`` ms, without what came late."""
+    rows = connection.execute(_BARS_OF, {"of_id": series, "first": start, "last": end}).all()
+    return Bars(*_columns(rows, Bars.dtypes().values()))
+
+
+def events_of(
+    connection: Connection, series: int, start: int, end: int, *, late: bool = False
+) -> tuple[Events, Ints]:
+    """Return a series' events of ``[start, end)`` ms, or the late ones, and when known."""
+    question = _LATE_OF if late else _EVENTS_OF
+    rows = connection.execute(question, {"of_id": series, "first": start, "last": end}).all()
+    *columns, known = _columns(rows, (*Events.dtypes().values(), np.int64))
+    return Events(*columns), known
+
+
+def coverage_of(connection: Connection, series: int) -> Ints:
+    """Return when the feed of a series listened to it: rows of (start, end, known)."""
+    found = []
+    for feed, start, end in connection.execute(_MEMBERS_OF, {"of_id": series}).all():
+        rows = connection.execute(_COVERAGE_OF, {"of_feed": feed}).all()
+        found.append(clip(_intervals(rows), start, end))
+    return np.concatenate([*found, _intervals(())])
+
+
+def _intervals(rows: Iterable[Sequence[int]]) -> Ints:
+    return np.array([tuple(row) for row in rows], np.int64).reshape(-1, 3)
+
+
+def clip(rows: Ints, start: int, end: int) -> Ints:
+    """Cut rows of (start, end, known) to ``[start, end)``."""
+    begin, stop = np.maximum(rows[:, 0], start), np.minimum(rows[:, 1], end)
+    return np.column_stack((begin, stop, rows[:, 2]))[stop > begin]
+
+
+def told(connection: Connection) -> tuple[dict[int, Ints], dict[int, list[Told]]]:
+    """Return when each feed listened, rows of (start, end, known), and what it tells."""
+    by_feed: dict[int, list[Sequence[int]]] = {}
+    for *row, feed in connection.execute(_COVERAGE.add_columns(FEED_COVERAGE.c.feed_id)):
+        by_feed.setdefault(feed, []).append(row)
+    by_series: dict[int, list[Told]] = {}
+    for series, *row in connection.execute(sa.select(MEMBER)):
+        start, end, feed = row
+        by_series.setdefault(series, []).append(Told(feed, start, end))
+    return {feed: _intervals(rows) for feed, rows in by_feed.items()}, by_series
+
+
+def bars_since(connection: Connection, time: int) -> dict[int, Bars]:
+    """Return the bars from ``time`` (ms) on, by series."""
+    rows = connection.execute(
+        sa.select(BAR.c.series_id, *_BAR_COLUMNS)
+        .where(BAR.c.timestamp >= time)
+        .order_by(BAR.c.series_id, BAR.c.timestamp)
+    ).all()
+    series, *columns = _columns(rows, (np.int64, *Bars.dtypes().values()))
+    bars = Bars(*columns)
+    names, first = np.unique(series, return_index=True)
+    ends = np.append(first, len(series))[1:]
+    return {
+        int(name): bars.take(slice(begin, end))
+        for name, begin, end in zip(names, first, ends, strict=True)
+    }
+
+
+def late_since(connection: Connection, time: int) -> set[int]:
+    """Tell which series got late events that are known from ``time`` (ms) on."""
+    late = sa.select(EVENT.c.series_id).where(LATE, EVENT.c.known >= time).distinct()
+    return set(connection.scalars(late))
+
+
+def covered_until(connection: Connection, feed: Feed) -> int | None:
+    """Return until when a feed listened; None if it never did."""
+    last = sa.select(sa.func.max(FEED_COVERAGE.c.end)).where(FEED_COVERAGE.c.feed_id == feed.id)
+    return connection.scalar(last)
+
+
+def minutes(connection: Connection, feed: Feed, since: int) -> list[tuple[int, int]]:
+    """List the minutes since ``since`` in which a feed listened, and how many events they had."""
+    counted = (
+        sa.select(BAR.c.timestamp, sa.func.sum(BAR.c.long_count + BAR.c.short_count))
+        .join(MEMBER, MEMBER.c.series_id == BAR.c.series_id)
+        .where(MEMBER.c.feed_id == feed.id, MEMBER.c.end == FOREVER, BAR.c.timestamp >= since)
+        .group_by(BAR.c.timestamp)
+    )
+    events = {time: int(number) for time, number in connection.execute(counted)}
+    spans = connection.execute(
+        sa.select(FEED_COVERAGE.c.start, FEED_COVERAGE.c.end)
+        .where(FEED_COVERAGE.c.feed_id == feed.id, FEED_COVERAGE.c.end > since)
+        .order_by(FEED_COVERAGE.c.start)
+    )
+    full = merge_intervals(np.array([tuple(span) for span in spans], np.int64).reshape(-1, 2))
+    return [
+        (int(minute), events.get(int(minute), 0))
+        for start, end in full
+        for minute in range(
+            int(max(-(-start // MINUTE) * MINUTE, since)), int(end) - MINUTE + 1, MINUTE
+        )
+    ]
+
+
+def gaps(connection: Connection, feed: Feed) -> list[tuple[int, int, str]]:
+    """List when a feed did not listen, and why."""
+    rows = connection.execute(
+        sa.select(GAP.c.start, GAP.c.end, GAP.c.reason)
+        .where(GAP.c.feed_id == feed.id)
+        .order_by(GAP.c.start)
+    )
+    return [(start, end, reason) for start, end, reason in rows]
+
+
+def counts(connection: Connection) -> dict[tuple[int, int], int]:
+    """Count rows by series id and period (0 = events)."""
+    found: dict[tuple[int, int], int] = {}
+    for period, table in ((EVENTS, EVENT), (MINUTE, BAR)):
+        rows = connection.execute(
+            sa.select(table.c.series_id, sa.func.count()).group_by(table.c.series_id)
+        )
+        found |= {(series, period): count for series, count in rows}
+    return found
+
+
+def same(events: Events, timestamp: Ints, key: Ints) -> np.ndarray:
+    """Tell which events are among those of the given times and keys."""
+    if not len(timestamp):
+        return np.zeros(len(events), dtype=bool)
+    pair = np.dtype([("timestamp", np.int64), ("key", np.int64)])
+    both = []
+    for time, number in ((events.timestamp, events.key), (timestamp, key)):
+        rows = np.empty(len(time), pair)
+        rows["timestamp"], rows["key"] = time, number
+        both.append(rows)
+    return np.isin(both[0], both[1])
+
+
+# SQLite takes 32,766 parameters a statement, older ones 999.
+_AT_ONCE = 900
+
+
+def stored(connection: Connection, series: int, events: Events) -> np.ndarray:
+    """Tell which events are among the rows of a series."""
+    found: list[tuple[int, int]] = []
+    times = np.unique(events.timestamp).tolist()
+    if times and connection.scalar(sa.select(MEMBER.c.series_id).filter_by(series_id=series)):
+        for first in range(0, len(times), _AT_ONCE):
+            question = sa.select(EVENT.c.timestamp, EVENT.c.key).where(
+                EVENT.c.timestamp.in_(times[first : first + _AT_ONCE]),
+                EVENT.c.series_id == series,
+            )
+            found += [tuple(row) for row in connection.execute(question)]
+    time, key = np.array(found, np.int64).reshape(-1, 2).T
+    return same(events, time, key)
+
+
+def insert_events(
+    connection: Connection, parts: Sequence[tuple[int, Events]], sealed: int, known: int
+) -> list[tuple[int, Events]]:
+    """Insert those events that are new, by series id, and add those in time to their bars.
+
+    :return: what was new
+    """
+    rows = _event_rows(parts, sealed, known)
+    if not rows:
+        return []
+    with connection.begin_nested() as attempt:
+        fresh = connection.execute(insert_new(connection, EVENT), rows).rowcount == len(rows)
+        if not fresh:
+            attempt.rollback()
+    if not fresh:
+        # Only now is it worth asking which ones are known.
+        parts = [
+            (series, _once(events.take(~stored(connection, series, events))))
+            for series, events in parts
+        ]
+        if rows := _event_rows(parts, sealed, known):
+            connection.execute(insert_new(connection, EVENT), rows)
+    bars = [(series, to_bars(own.take(own.timestamp >= sealed))) for series, own in parts]
+    if sums := [row for series, own in bars for row in _rows(series, own.arrays())]:
+        connection.execute(insert_new(connection, BAR, add=tuple(_SUMS)), sums)
+    return [(series, events) for series, events in parts if len(events)]
+
+
+def _once(events: Events) -> Events:
+    """Drop what stands twice in one batch."""
+    order = np.lexsort((events.key, events.timestamp))
+    time, key = events.timestamp[order], events.key[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (time[1:] != time[:-1]) | (key[1:] != key[:-1])
+    return events.take(order[first])
+
+
+def _event_rows(
+    parts: Sequence[tuple[int, Events]], sealed: int, known: int
+) -> list[dict[str, float]]:
+    rows = []
+    for series, events in parts:
+        late = np.where(events.timestamp < sealed, known, 0)
+        rows += _rows(series, events.arrays() | {"known": late})
+    return rows
+
+
+def _rows(series: int, arrays: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+    names = ("series_id", *arrays)
+    columns = [array.tolist() for array in arrays.values()]
+    return [dict(zip(names, (series, *row), strict=True)) for row in zip(*columns, strict=True)]
+
+
+def cover(connection: Connection, feed: Feed, start: int, end: int, known: int) -> None:
+    """Add an interval of coverage, or prolong the one that ends where it begins."""
+    if end <= start:
+        return
+    prolonged = connection.execute(
+        sa.update(FEED_COVERAGE).filter_by(feed_id=feed.id, end=start, known=known).values(end=end)
+    )
+    if not prolonged.rowcount:
+        connection.execute(
+            insert_new(connection, FEED_COVERAGE).values(
+                feed_id=feed.id, start=start, end=end, known=known
+            )
+        )
+
+
+def revoke(connection: Connection, feed: Feed, start: int, end: int) -> None:
+    """Cut an interval out of a feed's coverage."""
+    inside = (
+        FEED_COVERAGE.c.feed_id == feed.id,
+        FEED_COVERAGE.c.end > start,
+        FEED_COVERAGE.c.start < end,
+    )
+    rows = connection.execute(sa.select(FEED_COVERAGE).where(*inside)).mappings().all()
+    connection.execute(sa.delete(FEED_COVERAGE).where(*inside))
+    for row in rows:
+        for first, last in ((row["start"], start), (end, row["end"])):
+            if last > first:
+                connection.execute(
+                    sa.insert(FEED_COVERAGE).values({**row, "start": first, "end": last})
+                )
+
+
+def gap(connection: Connection, feed: Feed, start: int, end: int, reason: str) -> None:
+    """Note an interval in which a feed did not listen."""
+    if end > start:
+        connection.execute(
+            insert_new(connection, GAP).values(feed_id=feed.id, start=start, end=end, reason=reason)
+        )

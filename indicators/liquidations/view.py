@@ -1,0 +1,132 @@
+"""What a bot reads: the store as of the last closed candle, refreshed once for all pairs. Floor 4.
+
+A bot asks for the same some hundred candles of each pair, again and again. What was imported does
+not change, and of the rows only the last minutes do, so they are asked for once, for all series
+together: eighty pairs cost little more than one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from liquidations.candles import Late, Source
+from liquidations.event import MINUTE, Bars, Events, Ints, merge_intervals
+from liquidations.rows import GONE, Told, clip
+from liquidations.store import Series, Store, joined
+
+
+#: Minutes (ms) before the last close that may still have changed since they were read. A bar is
+#: final once it is sealed; the rest is for clocks that differ.
+OPEN = 5 * MINUTE
+
+#: How often (s) the store is asked whether a minute is sealed.
+POLL = 0.01
+
+
+@dataclass(slots=True)
+class _Held:
+    """Hold what was read of a series from ``start`` on."""
+
+    start: int
+    packed: Bars
+    own: Ints
+    rows: Bars
+    late: tuple[Events, Ints]
+
+
+class LiveView:
+    """Answer a bot's questions about closed candles, as :class:`store.Reader` answers a backtest's.
+
+    :param store: returns the open store
+    """
+
+    def __init__(self, store: Callable[[], Store]) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._close = 0
+        self._series: list[Series] = []
+        self._bases: dict[str, list[Series]] = {}
+        self._told: Mapping[int, list[Told]] = {}
+        self._held: dict[tuple[int, int], _Held] = {}
+        self._clipped: dict[Told, tuple[Ints, Ints]] = {}
+        self._coverage: Mapping[int, Ints] = {}
+
+    def until(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
+        """Wait until the feeds have sealed the minute that ends at ``close``, and read it.
+
+        Waits until ``settle`` seconds after the close at most; what is not sealed then was not
+        observed in time. A feed that does not write any more is not waited for.
+        """
+        with self._lock:
+            while close > self._close:
+                now = time.time_ns() // 1_000_000
+                with self._store().read() as reader:
+                    waiting = now < close + settle * 1000 and any(
+                        feed.exchange in exchanges
+                        and feed.sealed < close
+                        and now - feed.updated < GONE
+                        for feed in reader.feeds()
+                    )
+                    if not waiting:
+                        self._series = reader.series()
+                        since = self._close - OPEN
+                        self._coverage, self._told = reader.told()
+                        self._renew(*reader.since(since), since)
+                        self._close = close
+                if waiting:
+                    time.sleep(POLL)
+
+    def _renew(self, bars: Mapping[int, Bars], late: set[int], since: int) -> None:
+        self._clipped = {}
+        self._bases = {}
+        for one in self._series:
+            self._bases.setdefault(one.base, []).append(one)
+        # Late events are few: their series are read anew.
+        known = {(one.id, one.digest) for one in self._series if one.id not in late}
+        self._held = {key: held for key, held in self._held.items() if key in known}
+        for (series, _), held in self._held.items():
+            final = held.rows.take(slice(0, np.searchsorted(held.rows.timestamp, since)))
+            new = bars.get(series)
+            held.rows = final if new is None else Bars.concat([final, new])
+
+    def series(self, *, base: str | None = None) -> list[Series]:
+        """List the series, of one base asset if it is named."""
+        return self._series if base is None else self._bases.get(base, [])
+
+    def source(self, series: Series, start: int, end: int) -> Source:
+        """Return what a series holds from ``start`` (ms) on, to be summed over candles."""
+        held = self._held.get((series.id, series.digest))
+        if held is None or held.start > start:
+            with self._store().read() as reader:
+                held = _Held(int(start), *reader.parts(series, start, 2**62))
+            self._held[series.id, series.digest] = held
+        bars = joined(held.packed, held.rows)
+        on_time, late = self._coverage_of(series)
+        if len(held.own):
+            on_time = merge_intervals(np.concatenate((held.own, on_time)))
+        some = Late(*held.late, late) if len(late) or len(held.late[1]) else None
+        return Source(series.source, series.period, bars, on_time, series.counted, some)
+
+    def _coverage_of(self, series: Series) -> tuple[Ints, Ints]:
+        """Return when a feed told a series: intervals known in time, and late ones."""
+        parts = []
+        for told in self._told.get(series.id, ()):
+            if told not in self._clipped:  # most series were joined at the same time
+                rows = clip(self._coverage.get(told.feed, _NOTHING), told.start, told.end)
+                late = rows[:, 2] > 0
+                self._clipped[told] = merge_intervals(rows[~late, :2]), rows[late]
+            parts.append(self._clipped[told])
+        if len(parts) == 1:
+            return parts[0]
+        on_time = [one for one, _ in parts] or [_NOTHING[:, :2]]
+        return merge_intervals(np.concatenate(on_time)), np.concatenate(
+            [late for _, late in parts] or [_NOTHING]
+        )
+
+
+_NOTHING = np.empty((0, 3), np.int64)
