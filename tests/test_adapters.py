@@ -25,6 +25,7 @@ from liquidations.event import SIDES, identity, make_events
 from liquidations.exchanges import EXCHANGES, adapter, binance, bybit, hyperliquid, okx
 from liquidations.exchanges.frames import (
     ALIVE,
+    JITTER,
     BadFrame,
     Contract,
     Frame,
@@ -117,7 +118,7 @@ def test_a_recorded_message_says_what_it_says(
     assert events.value_usd[0] == pytest.approx(usd, rel=1e-8)
     assert (frame.time is None) is (delay is None)
     if frame.time is not None:
-        assert frame.time - order.timestamp == delay <= adapter(exchange).DELAY
+        assert frame.time - order.timestamp == delay <= adapter(exchange).DELAY + JITTER
 
 
 def test_every_recorded_frame_is_in_the_table(recorded):

@@ -22,6 +22,7 @@ from liquidations.errors import LiquidationsError
 
 #: Name of the command → its module; the order is that of ``--help``.
 COMMANDS = {
+    "collect": "liquidations.commands.collect",
     "import-data": "liquidations.commands.import_data",
     "list-data": "liquidations.commands.list_data",
     "show": "liquidations.commands.show",

@@ -48,7 +48,7 @@ SEAL_EARLY, WRITE_EARLY = 200, 50
 MOST_WAITING = 2_000_000
 
 #: Between two transactions (s): what comes within shares one.
-GATHER = 0.005
+GATHER = 0.01
 
 #: How often (s) feeds are looked after, and (s) markets are loaded again for a contract not known.
 LOOK, RELOAD = 1.0, 600.0

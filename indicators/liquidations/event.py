@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -68,6 +69,7 @@ class Columns:
     """Give dataclasses of equally long arrays their length, rows and joining."""
 
     @classmethod
+    @cache
     def names(cls) -> tuple[str, ...]:
         """List the columns in their order."""
         return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
@@ -81,7 +83,7 @@ class Columns:
 
     def take(self, rows: np.ndarray | slice) -> Self:
         """Return the given rows (a mask, positions or a slice) as a new object."""
-        return type(self)(**{name: array[rows] for name, array in self.arrays().items()})
+        return type(self)(*[getattr(self, name)[rows] for name in self.names()])
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
@@ -150,13 +152,15 @@ def make_events(
     *,
     received: int | Sequence[int] | np.ndarray | None = None,
     rank: Sequence[int] | np.ndarray | None = None,
+    sort: bool = True,
 ) -> Events:
     """Build checked events of one page, message or file, in order of time, with their keys.
 
     ``timestamp`` is the exchange's time in int64 ms UTC, ``received`` ours (default: unknown, then
     it repeats the exchange's), ``side`` is 0 for long and 1 for short, ``price`` in quote per base,
     ``amount`` in base units, ``value_usd`` in USD (rounded to a 2**-24th of a dollar). ``rank``
-    tells equal events of one millisecond apart, see :func:`identity`.
+    tells equal events of one millisecond apart, see :func:`identity`. Without ``sort`` they stay
+    in the given order.
 
     :raises LiquidationsError: on a time, price, amount or value that no liquidation can have.
     """
@@ -172,7 +176,7 @@ def make_events(
     }
     _check(time, columns)
     arrival = np.broadcast_to(np.asarray(time if received is None else received), time.shape)
-    order = np.argsort(time, kind="stable")
+    order = np.argsort(time, kind="stable") if sort else slice(None)
     key = identity(time, columns["side"], columns["price"], columns["amount"], rank)
     return Events(
         timestamp=time[order],
@@ -182,10 +186,10 @@ def make_events(
     )
 
 
-# 2009-01-03 (the first block of Bitcoin) … 2100: catches seconds, microseconds and nanoseconds.
 #: More than all positions of the world: a unit was mistaken.
 MOST_USD = 1e12
 
+# 2009-01-03 (the first block of Bitcoin) … 2100: catches seconds, microseconds and nanoseconds.
 EARLIEST, LATEST = 1_230_940_800_000, 4_102_444_800_000
 
 
@@ -226,6 +230,29 @@ def hash_rows(*columns: np.ndarray) -> NDArray[np.uint64]:
     return total
 
 
+def digest_of(*columns: np.ndarray) -> int:
+    """Hash rows of 64-bit values such that their order does not matter."""
+    return int(hash_rows(*columns).sum(dtype=np.uint64))
+
+
+def count_equals(*columns: np.ndarray) -> Ints:
+    """Number the rows that are equal in all columns: 0 for the first of them, 1 for the next.
+
+    >>> count_equals(np.array([7, 5, 7, 7]), np.array([1, 1, 1, 2])).tolist()
+    [0, 0, 1, 0]
+    """
+    order = np.lexsort(columns)
+    same = np.ones(len(order), dtype=bool)
+    for column in columns:
+        ordered = column[order]
+        same[1:] &= ordered[1:] == ordered[:-1]
+    same[:1] = False
+    position = np.arange(len(order))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = position - np.maximum.accumulate(np.where(same, 0, position))
+    return rank
+
+
 def identity(
     time: Ints,
     side: np.ndarray,
@@ -235,26 +262,16 @@ def identity(
 ) -> Ints:
     """Give each event of one batch a key that it gets again whenever it is received again.
 
-    Most venues don't number their liquidations, so the key is a hash of side, price and amount,
-    and of the event's rank among its exact equals of the same millisecond: two real events stay
-    two, and a page that is fetched twice is recognised.
+    Hardly a venue numbers its liquidations, so the key is a hash of side, price and amount, and of
+    the event's rank among its exact equals of the same millisecond: two real events stay two, and a
+    page that is fetched twice is recognised.
 
-    :param rank: one per event, where the venue does number them, or the caller has counted over
-        more than this batch; default: counted within the batch
+    :param rank: of each row; default: its place among its equals in this batch
     """
+    if rank is None:
+        rank = count_equals(amount, price, side, time)
     columns = [side.astype(np.int64), price, amount]
-    if rank is not None:
-        return hash_rows(*columns, np.asarray(rank, dtype=np.int64)).view(np.int64)
-    order = np.lexsort((amount, price, side, time))
-    same = np.ones(len(time), dtype=bool)
-    for column in (time, *columns):
-        ordered = column[order]
-        same[1:] &= ordered[1:] == ordered[:-1]
-    same[:1] = False
-    position = np.arange(len(time))
-    counted = np.empty(len(time), np.int64)
-    counted[order] = position - np.maximum.accumulate(np.where(same, 0, position))
-    return hash_rows(*columns, counted).view(np.int64)
+    return hash_rows(*columns, np.asarray(rank, dtype=np.int64)).view(np.int64)
 
 
 def merge_intervals(intervals: np.ndarray) -> Ints:

@@ -22,7 +22,7 @@ import orjson
 
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events
-from liquidations.exchanges.frames import Adapter, BadFrame, Contract, Frame, Order, Request
+from liquidations.exchanges.frames import JITTER, Adapter, BadFrame, Contract, Frame, Order, Request
 from liquidations.rows import BEAT
 from liquidations.silence import Activity
 
@@ -227,7 +227,7 @@ class LiveFeed:
         self._wake()
 
     def _rank(self, order: Order) -> int:
-        """Tell equal orders of one session apart; what another session repeats gets its rank again."""
+        """Tell equal orders of a session apart; what another one repeats is numbered anew."""
         if order.number is not None:
             return order.number
         young, old = self._ranks
@@ -436,7 +436,7 @@ class LiveFeed:
             raise Lost("silence", f"nothing came for {now - self._heard:.0f} s")
 
     def dead(self, why: str) -> None:
-        """End a session that is alive, but through which no liquidation comes, nor counts its silence."""
+        """End a session through which no liquidation comes; its silence does not count."""
         since = max(self.last_event or 0, self._since())
         if self.covered is not None and self.covered > since:
             self.work.revoked.append((since, self.covered))
@@ -496,7 +496,7 @@ class LiveFeed:
         :param settle: ms after its close at which a minute is sealed at the latest
         """
         mark = self.watermark if self._live else None
-        due = max(self.clock() - settle, mark or 0) // MINUTE * MINUTE
+        due = max(self.clock() - settle, (mark or 0) - JITTER) // MINUTE * MINUTE
         if due > self.sealed:
             if self._live and due - self.sealed == MINUTE and self.covered is not None:
                 self.activity.add(self.sealed, self._minute_events)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liquidations.event import MINUTE, Ints
+from liquidations.event import MINUTE, Ints, covered_ms, merge_intervals
+from liquidations.rows import GONE, Feed
 from liquidations.store import Series, Store
 from liquidations.tables import EVENTS
 
@@ -50,3 +51,40 @@ def inventory(store: Store) -> list[Entry]:
             )
             for series in reader.series()
         ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveEntry:
+    """Describe one live feed: when it listened, and the gaps (start, end in ms, reason) in between.
+
+    ``missing`` has for each gap how much of it (ms) nobody listened to: another collector may have
+    covered it, or the exchange may have been asked afterwards.
+    """
+
+    feed: Feed
+    coverage: Ints
+    gaps: list[tuple[int, int, str]]
+    missing: list[int]
+
+    def writer(self, now: int) -> str:
+        """Tell whether a collector writes it: running, stopped (it was asked to), or gone."""
+        if not self.feed.updated:
+            return "stopped"
+        return "running" if now - self.feed.updated <= GONE else "gone"
+
+
+def live_inventory(store: Store) -> list[LiveEntry]:
+    """List all live feeds of a store by exchange and channel."""
+    with store.read() as reader:
+        coverage, _ = reader.told()
+        nothing = np.empty((0, 2), np.int64)
+        entries = []
+        for feed in reader.feeds():
+            covered = merge_intervals(coverage.get(feed.id, nothing)[:, :2])
+            gaps = reader.gaps(feed)
+            missing = [
+                end - start - int(covered_ms(covered, np.array([start]), np.array([end]))[0])
+                for start, end, _ in gaps
+            ]
+            entries.append(LiveEntry(feed, covered, gaps, missing))
+        return entries

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from liquidations.candles import to_bars
 from liquidations.database import insert_new
-from liquidations.event import MINUTE, Bars, Events, Ints, merge_intervals
+from liquidations.event import MINUTE, Bars, Events, Ints, digest_of, merge_intervals
 from liquidations.tables import BAR, EVENT, EVENTS, FEED, FEED_COVERAGE, GAP, LATE, MEMBER
 
 
@@ -63,6 +63,22 @@ _COVERAGE = sa.select(FEED_COVERAGE.c.start, FEED_COVERAGE.c.end, FEED_COVERAGE.
 _COVERAGE_OF = _COVERAGE.where(FEED_COVERAGE.c.feed_id == sa.bindparam("of_feed"))
 
 
+_FEED_OF = (
+    sa.select(FEED)
+    .where(
+        FEED.c.exchange == sa.bindparam("of_exchange"),
+        FEED.c.channel == sa.bindparam("of_channel"),
+        FEED.c.source == sa.bindparam("of_source"),
+    )
+    .with_for_update()
+)
+_SAVE_FEED = (
+    sa.update(FEED)
+    .where(FEED.c.id == sa.bindparam("of_feed"))
+    .values({name: sa.bindparam(name) for name in ("sealed", "updated", "digest")})
+)
+
+
 class Told(NamedTuple):
     """Say from when to when (ms) a feed tells a series."""
 
@@ -100,8 +116,8 @@ def feeds(connection: Connection) -> list[Feed]:
 
 def find_feed(connection: Connection, exchange: str, channel: str, source: str) -> Feed | None:
     """Find a feed and lock its row."""
-    question = sa.select(FEED).filter_by(exchange=exchange, channel=channel, source=source)
-    row = connection.execute(question.with_for_update()).one_or_none()
+    names = {"of_exchange": exchange, "of_channel": channel, "of_source": source}
+    row = connection.execute(_FEED_OF, names).one_or_none()
     return None if row is None else Feed(*row)
 
 
@@ -117,7 +133,7 @@ def make_feed(connection: Connection, exchange: str, channel: str, source: str) 
 def save_feed(connection: Connection, feed: Feed) -> Feed:
     """Write what changes in the row of a feed."""
     changing = {name: getattr(feed, name) for name in ("sealed", "updated", "digest")}
-    connection.execute(sa.update(FEED).where(FEED.c.id == feed.id).values(**changing))
+    connection.execute(_SAVE_FEED, {"of_feed": feed.id, **changing})
     return feed
 
 
@@ -304,30 +320,38 @@ def stored(connection: Connection, series: int, events: Events) -> np.ndarray:
 
 def insert_events(
     connection: Connection, parts: Sequence[tuple[int, Events]], sealed: int, known: int
-) -> list[tuple[int, Events]]:
+) -> tuple[int, int]:
     """Insert those events that are new, by series id, and add those in time to their bars.
 
-    :return: what was new
+    :return: how many were new, and a hash of them that does not depend on their order
     """
-    rows = _event_rows(parts, sealed, known)
-    if not rows:
-        return []
+    series, events = _one_batch(parts)
+    if not len(events):
+        return 0, 0
     with connection.begin_nested() as attempt:
-        fresh = connection.execute(insert_new(connection, EVENT), rows).rowcount == len(rows)
+        rows = _event_rows(series, events, sealed, known)
+        fresh = connection.execute(insert_new(connection, EVENT), rows).rowcount == len(events)
         if not fresh:
             attempt.rollback()
     if not fresh:
         # Only now is it worth asking which ones are known.
-        parts = [
-            (series, _once(events.take(~stored(connection, series, events))))
-            for series, events in parts
-        ]
-        if rows := _event_rows(parts, sealed, known):
+        series, events = _one_batch(
+            [(one, _once(own.take(~stored(connection, one, own)))) for one, own in parts]
+        )
+        if rows := _event_rows(series, events, sealed, known):
             connection.execute(insert_new(connection, EVENT), rows)
-    bars = [(series, to_bars(own.take(own.timestamp >= sealed))) for series, own in parts]
-    if sums := [row for series, own in bars for row in _rows(series, own.arrays())]:
-        connection.execute(insert_new(connection, BAR, add=tuple(_SUMS)), sums)
-    return [(series, events) for series, events in parts if len(events)]
+    in_time = events.timestamp >= sealed
+    if bars := _bar_rows(series[in_time], events.take(in_time)):
+        connection.execute(insert_new(connection, BAR, add=tuple(_SUMS)), bars)
+    return len(events), digest_of(events.timestamp, events.key)
+
+
+def _one_batch(parts: Sequence[tuple[int, Events]]) -> tuple[Ints, Events]:
+    """Join the events of all series, so that what follows costs the same for one and for many."""
+    series = [np.full(len(own), one) for one, own in parts]
+    return np.concatenate([*series, np.empty(0, np.int64)]), Events.concat(
+        [own for _, own in parts]
+    )
 
 
 def _once(events: Events) -> Events:
@@ -339,20 +363,29 @@ def _once(events: Events) -> Events:
     return events.take(order[first])
 
 
-def _event_rows(
-    parts: Sequence[tuple[int, Events]], sealed: int, known: int
-) -> list[dict[str, float]]:
-    rows = []
-    for series, events in parts:
-        late = np.where(events.timestamp < sealed, known, 0)
-        rows += _rows(series, events.arrays() | {"known": late})
-    return rows
+def _event_rows(series: Ints, events: Events, sealed: int, known: int) -> list[dict[str, float]]:
+    late = np.where(events.timestamp < sealed, known, 0)
+    return _rows({"series_id": series, **events.arrays(), "known": late})
 
 
-def _rows(series: int, arrays: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
-    names = ("series_id", *arrays)
+def _bar_rows(series: Ints, events: Events) -> list[dict[str, float]]:
+    """Sum events into bars of each series' minutes."""
+    names, code = np.unique(series, return_inverse=True)
+    # One bar for each series and minute, found by a number that stands for both.
+    minute = events.timestamp // MINUTE
+    apart = replace(events, timestamp=(code * FAR + minute) * MINUTE)
+    bars = to_bars(apart)
+    code, minute = np.divmod(bars.timestamp // MINUTE, FAR)
+    return _rows({"series_id": names[code], **bars.arrays(), "timestamp": minute * MINUTE})
+
+
+#: More minutes than there are from 1970 to 2100.
+FAR = 100_000_000
+
+
+def _rows(arrays: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
     columns = [array.tolist() for array in arrays.values()]
-    return [dict(zip(names, (series, *row), strict=True)) for row in zip(*columns, strict=True)]
+    return [dict(zip(arrays, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def cover(connection: Connection, feed: Feed, start: int, end: int, known: int) -> None:

@@ -27,7 +27,7 @@ KEYS = {
     "inverse": "true adds the inverse contracts of the same base; default false",
     "min_coverage": "share of a candle, 0 to 1, that must have been observed; default 0.9",
     "min_exchanges": "how many exchanges must have observed a candle; default 1",
-    "collect": 'whether a bot collects: true (its pairs), "market" (all contracts of the exchanges) '
+    "collect": 'whether a bot collects: true (its pairs), "market" (all contracts) '
     "or false (nothing; a separate collector does); default true",
     "settle": "seconds, 0.5 to 30, to wait for the exchanges after a candle's close; default 1.5",
     "as_of": "true reads what was known when each candle closed, false what is known now; "

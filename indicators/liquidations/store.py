@@ -32,7 +32,7 @@ from liquidations.event import (
     Bars,
     Events,
     Ints,
-    hash_rows,
+    digest_of,
     merge_intervals,
 )
 from liquidations.pairs import base_of
@@ -81,6 +81,11 @@ _SEGMENTS_OF = (
         SEGMENT.c.start < sa.bindparam("before"),
     )
     .order_by(SEGMENT.c.start)
+)
+_LIVE_SERIES_OF = sa.select(SERIES).where(
+    SERIES.c.exchange == sa.bindparam("of_exchange"),
+    SERIES.c.source == sa.bindparam("of_source"),
+    SERIES.c.period == MINUTE,
 )
 # Rows of both kinds: a segment has data, an interval has an end.
 _SEGMENTS_AND_COVERAGE_OF = sa.union_all(
@@ -463,25 +468,33 @@ class Writer(Reader):
         :param known: the close of a minute, at which what is late is known
         :return: the feed with its new digest, to be handed to :meth:`seal`, and what was new
         """
-        rows, asked = [], 0
+        known_series = self._series_of(feed)
+        for pair in events.keys() - known_series.keys():
+            known_series[pair] = self._series(feed.exchange, pair, feed.source, MINUTE, True)
+        parts = []
         for pair, own in events.items():
-            series = self._series(feed.exchange, pair, feed.source, MINUTE, True)
-            asked += len(own)
-            rows.append((series.id, own.take(~self._packed_already(series, own))))
-        new = live_rows.insert_events(self._connection, rows, feed.sealed, known)
-        digest = sum(_digest(own.timestamp, own.key) for _, own in new)
-        count = sum(len(own) for _, own in new)
-        return feed.changed(digest), Inserted(count, asked - count)
+            series = known_series[pair]
+            if series.digest:
+                own = own.take(~self._packed_already(series, own))
+            parts.append((series.id, own))
+        new, digest = live_rows.insert_events(self._connection, parts, feed.sealed, known)
+        asked = sum(map(len, events.values()))
+        return feed.changed(digest), Inserted(new, asked - new)
+
+    def _series_of(self, feed: Feed) -> dict[str, Series]:
+        names = {"of_exchange": feed.exchange, "of_source": feed.source}
+        rows = self._connection.execute(_LIVE_SERIES_OF, names)
+        return {one.pair: one for one in (Series(*row) for row in rows)}
 
     def cover(self, feed: Feed, start: int, end: int, known: int = 0) -> Feed:
         """Add an interval in which a feed listened; ``known`` as in :meth:`append`, 0 = in time."""
         live_rows.cover(self._connection, feed, int(start), int(end), known)
-        return feed.changed(_digest(np.array([start]), np.array([end])))
+        return feed.changed(digest_of(np.array([start]), np.array([end])))
 
     def revoke(self, feed: Feed, start: int, end: int) -> Feed:
         """Take back that a feed listened, because it turned out to have been dead."""
         live_rows.revoke(self._connection, feed, int(start), int(end))
-        return feed.changed(_digest(np.array([end]), np.array([start])))
+        return feed.changed(digest_of(np.array([end]), np.array([start])))
 
     def gap(self, feed: Feed, start: int, end: int, reason: str) -> None:
         """Note why a feed did not listen."""
@@ -496,8 +509,8 @@ class Writer(Reader):
 
     def _packed_already(self, series: Series, events: Events) -> np.ndarray:
         """Tell which events were imported before they came live."""
-        if not series.digest or not len(events):
-            return np.zeros(len(events), dtype=bool)
+        if not len(events):
+            return np.zeros(0, dtype=bool)
         first, last = int(events.timestamp.min()), int(events.timestamp.max())
         packed = self._packed_events(series, first, last + 1)
         return live_rows.same(events, packed.timestamp, packed.key)
@@ -534,7 +547,7 @@ class Writer(Reader):
             old_bars = self._packed_bars(series, start, start + _span(series.period))
             bars = add_bars([old_bars, added])
             self._put(series, series.period, start, len(bars), pack_bars(bars))
-        return Inserted(len(new), asked - len(new)), _digest(new.timestamp, new.key)
+        return Inserted(len(new), asked - len(new)), digest_of(new.timestamp, new.key)
 
     def _insert_bars(self, series: Series, bars: Bars) -> tuple[Inserted, int]:
         done, digest = Inserted(), 0
@@ -549,7 +562,7 @@ class Writer(Reader):
                 merged = Bars.concat([old, new])
                 merged = merged.take(np.argsort(merged.timestamp))
                 self._put(series, series.period, start, len(merged), pack_bars(merged))
-                digest += _digest(new.timestamp, new.long, new.short)
+                digest += digest_of(new.timestamp, new.long, new.short)
         return done, digest
 
     def _put(self, series: Series, period: int, start: int, rows: int, data: bytes) -> None:
@@ -580,7 +593,7 @@ class Writer(Reader):
                 for start, end in merged
             ],
         )
-        return _digest(merged[:, 0], merged[:, 1]) - _digest(old[:, 0], old[:, 1])
+        return digest_of(merged[:, 0], merged[:, 1]) - digest_of(old[:, 0], old[:, 1])
 
 
 def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
@@ -588,8 +601,3 @@ def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
     starts, first = np.unique(rows.timestamp // _span(period), return_index=True)
     for start, begin, end in zip(starts, first, np.append(first, len(rows))[1:], strict=True):
         yield int(start) * _span(period), rows.take(slice(begin, end))
-
-
-def _digest(*columns: np.ndarray) -> int:
-    """Hash rows such that their order does not matter."""
-    return int(hash_rows(*columns).sum(dtype=np.uint64))

@@ -67,3 +67,15 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str) -> None:
     """Print a line for people to stderr, where it does not get into a table or CSV."""
     console(stderr=True).print(text, soft_wrap=True, markup=False)
+
+
+def format_length(length: float) -> str:
+    """Write a length of time in ms in the unit that fits it.
+
+    >>> [format_length(ms) for ms in (450, 8_240, 754_000, 26_100_000, 1_000_000_000)]
+    ['0.5 s', '8.2 s', '12.6 min', '7.2 h', '11.6 d']
+    """
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if length >= size:
+            return f"{length / size:.1f} {unit}"
+    return f"{length / 1000:.1f} s"

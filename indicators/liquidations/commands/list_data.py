@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from liquidations.candles import format_period, format_time
 from liquidations.commands.common import (
     console,
+    format_length,
     load_config,
     load_settings,
     say,
@@ -20,19 +24,28 @@ from liquidations.exchanges import EXCHANGES, KINDS, regimes_within
 
 if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
-    from liquidations.inventory import Entry
+    from liquidations.inventory import Entry, LiveEntry
 
-HELP = "List stored liquidations: pairs, exchanges, sources, spans, counts, coverage, holes."
+HELP = "List stored liquidations and live feeds: pairs, sources, spans, counts, coverage, holes."
 
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     arguments.options(parser, "pairs", "exchange")
+    parser.add_argument(
+        "--gaps",
+        action="store_true",
+        help="Also list when live feeds did not listen, and why; -p does so too.",
+    )
 
 
 def run(args: dict[str, Any]) -> int:
-    """Print one line for each series; with ``-p`` also its holes and what stands for the pairs."""
-    from liquidations.inventory import inventory
+    """Print one line for each series, and one for each live feed.
+
+    With ``-p`` also the holes of the series and the gaps of the feeds, and what stands for the
+    pairs.
+    """
+    from liquidations.inventory import inventory, live_inventory
     from liquidations.pairs import base_of
     from liquidations.store import Store
 
@@ -46,15 +59,22 @@ def run(args: dict[str, Any]) -> int:
             for one in inventory(store)
             if one.series.exchange in exchanges and (not bases or one.series.base in bases)
         ]
-        if not entries:
+        feeds = [one for one in live_inventory(store) if one.feed.exchange in exchanges]
+        if not entries and (bases or not feeds):
             raise LiquidationsError(
                 f"no liquidations are stored of {', '.join(pairs) or 'any pair'} on "
                 f"{', '.join(exchanges)}. Get some with: "
                 "liquidations import-data --source ... FILES"
             )
-        _print(entries)
+        if entries:
+            _print(entries)
+        if feeds:
+            _print_feeds(feeds)
         if pairs:
             _print_holes(entries)
+        if pairs or args["gaps"]:
+            _print_gaps(feeds)
+        if pairs:
             _print_matches(store, pairs, args, config)
         shown = store.shown
     say(f"Store: {shown}")
@@ -101,6 +121,44 @@ def _print(entries: list[Entry]) -> None:
             f"{len(one.holes):,}",
         )
     console().print(table)
+
+
+def _print_feeds(feeds: list[LiveEntry]) -> None:
+    """Show until when each feed listened, and whether a collector writes it now."""
+    from rich.table import Table
+
+    now = time.time_ns() // 1_000_000
+    table = Table("Exchange", "Channel", "Collector", "First", "Last", "Sealed until")
+    table.title, table.title_justify = "Live feeds", "left"
+    for name in ("Gaps", "Missing"):
+        table.add_column(name, justify="right")
+    for one in feeds:
+        spans = one.coverage
+        table.add_row(
+            one.feed.exchange,
+            one.feed.channel,
+            one.writer(now),
+            *((format_time(spans[0, 0]), format_time(spans[-1, 1])) if len(spans) else ("-", "-")),
+            format_time(one.feed.sealed) if one.feed.sealed else "-",
+            f"{sum(missing > 0 for missing in one.missing):,}",
+            format_length(sum(one.missing)),
+        )
+    console().print(table)
+
+
+def _print_gaps(feeds: list[LiveEntry]) -> None:
+    for one in feeds:
+        for (start, end, reason), missing in zip(one.gaps, one.missing, strict=True):
+            whole = format_length(end - start)
+            note = "" if missing == end - start else f", {format_length(missing)} still missing"
+            say(
+                f"Gap: {one.feed.exchange} {one.feed.channel} {_second(start)} ... {_second(end)} "
+                f"({reason}, {whole}{note})"
+            )
+
+
+def _second(time_ms: int) -> str:
+    return str(np.datetime64(time_ms, "ms").astype("datetime64[s]")).replace("T", " ")
 
 
 def _print_holes(entries: list[Entry]) -> None:

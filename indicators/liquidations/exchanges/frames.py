@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import EARLIEST, LATEST, Events, make_events
+from liquidations.event import EARLIEST, LATEST, Events, count_equals, make_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,10 @@ class Frame(NamedTuple):
 ALIVE = Frame()
 
 
+#: What exchanges need (ms) to send what is due.
+JITTER = 50
+
+
 class BadFrame(LiquidationsError):
     """Say that a message is not what the exchange documents, and in what way.
 
@@ -95,7 +99,8 @@ class Adapter(Protocol):
 
     #: Channels by name, such as "linear"; the value tells whether its contracts are inverse.
     CHANNELS: Mapping[str, bool]
-    #: An order is published at most so long (ms) after its own time, as far as is known.
+    #: An order is published at most so long (ms), and ``JITTER``, after its own time, as far as is
+    #: known.
     DELAY: int
     #: A frame of the companion stream comes at least so often (ms) while all is well.
     TICK: int
@@ -309,19 +314,17 @@ def order_events(
         value = np.where(inverse, held, held * prices)
     times, sides = np.array(time, dtype=np.int64), np.array(side, dtype=np.int8)
     arrival = np.broadcast_to(np.asarray(times if received is None else received), times.shape)
-    rank = ranks if None in number else number
-    pairs = {pair: code for code, pair in enumerate(dict.fromkeys(one.pair for one in known))}
-    codes = np.array([pairs[one.pair] for one in known])
-    found = {}
-    for pair, code in pairs.items():
-        rows = np.flatnonzero(codes == code)
-        found[pair] = make_events(
-            times[rows],
-            sides[rows],
-            prices[rows],
-            amount[rows],
-            value[rows],
-            received=arrival[rows],
-            rank=None if rank is None else np.asarray(rank, dtype=np.int64)[rows],
-        )
-    return found
+    codes = {pair: code for code, pair in enumerate(dict.fromkeys(one.pair for one in known))}
+    code = np.array([codes[one.pair] for one in known])
+    rank: Any = ranks if None in number else number
+    if rank is None:
+        rank = count_equals(amount, prices, sides, times, code)
+    # One pass over all pairs, then slices: a live batch has a few orders of each of many.
+    order = np.lexsort((times, code))
+    columns = (column[order] for column in (times, sides, prices, amount, value))
+    whole = make_events(
+        *columns, received=arrival[order], rank=np.asarray(rank, dtype=np.int64)[order], sort=False
+    )
+    ends = np.cumsum(np.bincount(code)).tolist()
+    starts = (0, *ends)
+    return {pair: whole.take(slice(starts[at], ends[at])) for pair, at in codes.items()}
