@@ -1,6 +1,8 @@
 # make demo        backtest the sample strategy on a simulated market, offline
+# make dry-run     let Freqtrade trade a simulated market in real time, offline; Ctrl-C ends it
 # make test        lint, types and all tests
 # make recorded    the same as demo on recorded data: make recorded RECORDED=../shared
+# make parity      compare what a bot saw with its backtest, to the bit; takes 8 minutes
 # make bench       what columns and readings cost
 
 PYTHON ?= python3
@@ -11,10 +13,11 @@ SIMULATED := user_data/simulated
 SIMULATED_DB := sqlite:///$(SIMULATED)/liquidations.sqlite
 PLOT := user_data/plot/freqtrade-plot-BTC_USDT_USDT-1h.html
 SIMULATED_RANGE := 20240105-20240229
+DRY := user_data/dry-run
 RECORDED_DB := sqlite:///user_data/recorded/liquidations.sqlite
 RECORDED_RANGE := 20240620-20240819
 
-.PHONY: demo test recorded bench clean
+.PHONY: demo dry-run test recorded parity bench clean
 
 demo: $(BIN)/.plot
 	$(BIN)/liquidations simulate
@@ -28,6 +31,17 @@ demo: $(BIN)/.plot
 	@echo "SIMULATED: 60 days of BTC, ETH and SOL were invented, candles and liquidations alike."
 	@echo "These trades say nothing about real markets."
 	@echo "Chart, to open in a browser: $(SIMULATED)/chart.html"
+
+dry-run: $(BIN)/.plot
+	$(BIN)/liquidations simulate --now
+	@echo
+	@echo "SIMULATED: a bot trades an invented market from now on, with a planted crash and squeezes."
+	@echo "Each minute it logs the new candle's columns; a trade should come within three minutes."
+	@echo "Ctrl-C ends it."
+	@echo
+	FREQTRADE__TIMEFRAME=1m $(BIN)/liquidations sandbox --datadir $(DRY)/data \
+		--db-url sqlite:///$(DRY)/liquidations.sqlite --play sqlite:///$(DRY)/exchange.sqlite -- \
+		freqtrade trade --datadir $(DRY)/data --db-url sqlite://
 
 recorded: $(BIN)/.plot
 	@test -d $(RECORDED)/data/coinalyze || { \
@@ -47,6 +61,9 @@ test: $(BIN)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+parity: $(BIN)/.test
+	$(BIN)/python tests/parity.py --runs 6
 
 bench: $(BIN)/.test
 	@status=0; for part in columns readings; do \

@@ -27,7 +27,7 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, SIMULATED, Events
 from liquidations.exchanges import adapter
 from liquidations.exchanges.frames import Adapter, Contract, Order, order_events
-from liquidations.feed import LiveFeed, Work, wall
+from liquidations.feed import Clock, LiveFeed, Work
 from liquidations.fill import BEHIND, FILLED, fill
 from liquidations.markets import hyperliquid_vaults
 from liquidations.pairs import base_of, match
@@ -86,6 +86,7 @@ class Collector:
         self._something: asyncio.Event | None = None
         self._known: dict[str, dict[str, Contract]] = {}
         self._said: set[str] = set()
+        self._clock = Clock()
         self._ready = threading.Event()
         #: Events written, late, and known before.
         self.written = self.late = self.repeated = 0
@@ -175,6 +176,7 @@ class Collector:
                     self._known[name],
                     self._chosen(name, channel, read),
                     names,
+                    self._clock,
                     self._something.set,  # type: ignore[union-attr]
                 )
                 feeds[feed.url] = feed
@@ -199,7 +201,7 @@ class Collector:
         def free() -> bool:
             with self.store.read() as reader:
                 updated = [feed.updated for feed in reader.feeds() if feed.exchange == name]
-            return wall() - max(updated, default=0) > GONE
+            return self._clock.now() - max(updated, default=0) > GONE
 
         while not await asyncio.to_thread(free):
             self._say(f"{name}: another collector writes to this store, it is read from there")
@@ -291,12 +293,12 @@ class Collector:
         """Bring what the exchange still has: of the time before, and then of each gap."""
         if name not in FILLED:
             return
-        until = wall() - BEHIND
+        until = self._clock.now() - BEHIND
         if (parts := await self._ask_for(client, feed, 0)) is not None:
             await asyncio.to_thread(self._insert, name, parts, until)
             hole = until
         else:
-            hole = wall()
+            hole = self._clock.now()
         while True:
             start, end = await feed.resumed(hole)
             await asyncio.sleep(BEHIND / 1000 + 5)
@@ -335,6 +337,9 @@ class Collector:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
+            if step := self._clock.follow():
+                for feed in self.feeds:
+                    feed.jumped(step)
             for feed in self.feeds:
                 since, now = feed.silent_since(), feed.clock()
                 if since is None:
@@ -408,7 +413,7 @@ class Collector:
                     row = writer.revoke(row, start, end)
                 for start, end, reason in work.gaps:
                     writer.gap(row, start, end, reason)
-                writer.seal(row, work.seal or row.sealed, 0 if feed.closed else wall())
+                writer.seal(row, work.seal or row.sealed, 0 if feed.closed else self._clock.now())
         self.written, self.late, self.repeated = (
             self.written + done,
             self.late + late,

@@ -41,8 +41,11 @@ SILENT = (5.0, 25.0)
 #: Connections in five minutes before a feed waits longer; Binance allows 300 to an IP.
 PATIENCE = 30
 
-#: Clocks that differ by more (ms) are reported.
-CLOCK_OFF = 1_000
+#: Clocks that differ by more (ms) are reported, judged by the frames of so long a time (s).
+CLOCK_OFF, JUDGE_CLOCK = 1_000, 60.0
+
+#: A clock that steps by more (ms) has jumped.
+JUMP = 2_000
 
 #: Kinds of problems that are told apart, orders of unknown contracts that are kept.
 _KINDS, _KEPT = 200, 1_000
@@ -81,9 +84,23 @@ class Work:
         return Work(**both, seal=later.seal or self.seal, beat=True)
 
 
-def wall() -> int:
-    """Return our time in ms UTC."""
-    return time.time_ns() // 1_000_000
+class Clock:
+    """Tell our time in ms UTC; a jump of the system's clock does not reach it unseen."""
+
+    def __init__(self) -> None:
+        self._ahead = self._system()
+
+    def _system(self) -> int:
+        return time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
+
+    def now(self) -> int:
+        """Return the time."""
+        return time.monotonic_ns() // 1_000_000 + self._ahead
+
+    def follow(self) -> int:
+        """Follow the system's clock, and return by how much (ms) it has jumped, or 0."""
+        step, self._ahead = self._system() - self._ahead, self._system()
+        return step if abs(step) > JUMP else 0
 
 
 class LiveFeed:
@@ -95,6 +112,7 @@ class LiveFeed:
     :param contracts: all perpetuals of the channel by symbol
     :param chosen: the symbols to collect
     :param names: what to subscribe to by name; empty where the channel is the whole market
+    :param clock: tells our time
     :param wake: is called when there is something to write
     """
 
@@ -107,6 +125,7 @@ class LiveFeed:
         contracts: Mapping[str, Contract],
         chosen: Iterable[str],
         names: Iterable[str] | None,
+        clock: Clock,
         wake: Callable[[], None],
     ) -> None:
         self.exchange, self.channel, self.adapter, self.client = exchange, channel, adapter, client
@@ -115,8 +134,8 @@ class LiveFeed:
         #: None: the names are the chosen symbols.
         self.names = None if names is None else tuple(names)
         self.url = client.implode_hostname(adapter.address(client.urls["api"]["ws"], channel))
-        self._wake = wake
-        self.sealed = wall() // MINUTE * MINUTE
+        self._now, self._wake = clock.now, wake
+        self.sealed = self._now() // MINUTE * MINUTE
         self.activity = Activity()
         self.work = Work()
         self.problems: Counter[str] = Counter()
@@ -133,12 +152,13 @@ class LiveFeed:
         self._reason = "start"
         self._connection: Any = None
         self._asked: dict[str, Request] = {}
-        self._live = False
+        self._live, self._proven = False, True
         self._tick: tuple[int, float] | None = None
         self._heard = self._began = self._written = time.monotonic()
         self._ranks: tuple[Counter[Order], Counter[Order]] = Counter(), Counter()
         self._minute_events = 0
-        self._skews: deque[tuple[float, int]] = deque()
+        #: Since when frames are judged, and how far the least delayed one was ahead of our clock.
+        self._skew: tuple[float, int] | None = None
         self._dials: deque[float] = deque()
         self._resumed: deque[tuple[int, int]] = deque(maxlen=100)
 
@@ -162,7 +182,7 @@ class LiveFeed:
         self.work.orders = self.work.orders[number:]
         self.counts["given up"] += number
         self.work.spans = [(max(start, last), max(end, last)) for start, end in self.work.spans]
-        self.work.gaps.append((min(last - 1, wall()), last, "error"))
+        self.work.gaps.append((min(last - 1, self._now()), last, "error"))
         self.problem(
             f"{self.name}: {number} liquidations were given up, the store can't be written"
         )
@@ -178,7 +198,7 @@ class LiveFeed:
         """Take one raw message."""
         if connection is not self._connection:
             return
-        now = wall()
+        now = self._now()
         try:
             self._read(data, now)
         except Exception as error:  # whatever it is, the next message must be read
@@ -248,13 +268,13 @@ class LiveFeed:
             self._note_skew(sent - now)
 
     def _note_skew(self, skew: int) -> None:
-        """Report a clock that is off; of a minute's frames the least delayed one tells."""
+        """Report a clock that is off; of many frames the least delayed one tells."""
         at = time.monotonic()
-        self._skews.append((at, skew))
-        if at - self._skews[0][0] < 60:
+        since, best = self._skew or (at, skew)
+        self._skew = since, max(best, skew)
+        if at - since < JUDGE_CLOCK:
             return
-        best = max(skew for _, skew in self._skews)
-        self._skews.clear()
+        self._skew = None
         if abs(best) > CLOCK_OFF:
             way = "behind" if best > 0 else "ahead of"
             self.problem(
@@ -272,7 +292,7 @@ class LiveFeed:
     def clock(self) -> int:
         """Return our time, unless it runs far ahead of the exchange's: then that one's."""
         theirs = self.exchange_time()
-        return wall() if theirs is None else min(wall(), theirs + 2 * CLOCK_OFF)
+        return self._now() if theirs is None else min(self._now(), theirs + 2 * CLOCK_OFF)
 
     @property
     def watermark(self) -> int | None:
@@ -292,7 +312,7 @@ class LiveFeed:
         self._wake()
 
     def _go_live(self) -> None:
-        now = self.exchange_time() or wall()
+        now = self.exchange_time() or self._now()
         start = max(now, self.covered or 0)
         if self.covered is not None:
             self.work.gaps.append((self.covered, start, self._reason))
@@ -388,7 +408,8 @@ class LiveFeed:
 
     async def _session(self) -> None:
         self._dials.append(time.monotonic())
-        self._ranks, self._tick, self._live = (Counter(), Counter()), None, False
+        self._ranks, self._tick = (Counter(), Counter()), None
+        self._live, self._proven = False, True
         self._sending: set[asyncio.Future[None]] = set()
         names = sorted(self.chosen) if self.names is None else self.names
         requests = self.adapter.requests(self.channel, names)
@@ -440,13 +461,18 @@ class LiveFeed:
         since = max(self.last_event or 0, self._since())
         if self.covered is not None and self.covered > since:
             self.work.revoked.append((since, self.covered))
-        self.covered = since
-        self._tick = None  # nothing more of this session is proven
+        self.covered, self._proven = since, False
+        self.activity.forget(since)
         self._fail(Lost("silence", why))
+
+    def jumped(self, step: int) -> None:
+        """End the session because our clock jumped, by ``step`` ms."""
+        self._proven = False
+        self._fail(Lost("clock", f"this machine's clock jumped by {step / 1000:+.1f} s"))
 
     def _since(self) -> int:
         """Return when this session began, in our time."""
-        return wall() - int((time.monotonic() - self._began) * 1000)
+        return self._now() - int((time.monotonic() - self._began) * 1000)
 
     def silent_since(self) -> int | None:
         """Return since when (ms) no liquidation came; None if the feed is not live."""
@@ -454,11 +480,11 @@ class LiveFeed:
 
     def _end(self, lost: Lost) -> None:
         if self._live:
+            self._reason = lost.reason
             self._hand_over()
             logger.warning(f"{self.name}: {lost}; reconnecting")
         elif self.problems.total() == 0 or self.state != "lost":
             self.problem(f"{lost}; trying again")
-        self._reason = lost.reason if self._live or self._reason != "start" else self._reason
         self._live, self.state, self._tick, self._connection = False, "lost", None, None
         self.counts["lost"] += 1
         self._wake()
@@ -486,7 +512,9 @@ class LiveFeed:
     def _hand_over(self) -> None:
         """Hand over the coverage that is proven by now."""
         mark = self.watermark
-        if self._live and mark is not None and self.covered is not None and mark > self.covered:
+        if not (self._live and self._proven) or mark is None or self.covered is None:
+            return
+        if mark > self.covered:
             self.work.spans.append((self.covered, mark))
             self.covered = mark
 

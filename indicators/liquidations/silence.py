@@ -45,6 +45,10 @@ class Activity:
                 break
             del self._minutes[old]
 
+    def forget(self, since: int) -> None:
+        """Forget the minutes from ``since`` (ms) on: nobody was listening."""
+        self._minutes = {at: n for at, n in self._minutes.items() if at < since}
+
     def rate(self, time: int) -> float:
         """Return the events per ms that are usual in the hour of the day of ``time``; 0 = unknown.
 

@@ -27,7 +27,14 @@ from freqtrade.enums import RunMode
 from freqtrade.exceptions import OperationalException
 
 from liquidations import live
-from liquidations.candles import Candles, candle_closes, candle_opens, columns, longest_ms
+from liquidations.candles import (
+    Candles,
+    candle_closes,
+    candle_opens,
+    columns,
+    format_time,
+    longest_ms,
+)
 from liquidations.errors import LiquidationsError, require_whole
 from liquidations.event import DAY, SIMULATED, Floats, Ints
 from liquidations.pairs import base_of
@@ -305,6 +312,8 @@ class _Request:
         )
         if any(one.source == SIMULATED for one in all_series(matched)):
             warn_once("SIMULATED: the liquidations in this store are invented")
+            if self.live and opens is self.opens:
+                self._show(table)
         if np.all(np.isnan(table["liq_total"])):
             coverage = table["liq_coverage"]
             key = f"no {timeframe} candle of {self.pair}"
@@ -318,6 +327,15 @@ class _Request:
                 message = f"the columns of {timeframe} are NaN: {error}"
             warn_once(message, key)
         return table
+
+    def _show(self, table: Mapping[str, Floats]) -> None:
+        """Log the newest candle of a simulated market, so that one sees the columns fill."""
+        values = {name: table[name][-1] for name in ("liq_long", "liq_short")}
+        told = ", ".join(f"{name} {value:,.0f} USD" for name, value in values.items())
+        shares = (f"{name} {table[name][-1]:.2f}" for name in ("liq_imbalance", "liq_coverage"))
+        logger.info(
+            f"SIMULATED {self.pair} {format_time(self.opens[-1])}: {told}, {', '.join(shares)}"
+        )
 
     def _unobserved(self, size: int, options: dict[str, bool]) -> dict[str, Floats]:
         nothing = Candles.unobserved(size, squares=options.get("squares", False))

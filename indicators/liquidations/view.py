@@ -49,6 +49,8 @@ class LiveView:
         self._store = store
         self._lock = threading.Lock()
         self._close = 0
+        #: Until when each exchange was waited for.
+        self._waited: dict[str, int] = {}
         self._series: list[Series] = []
         self._bases: dict[str, list[Series]] = {}
         self._told: Mapping[int, list[Told]] = {}
@@ -63,7 +65,7 @@ class LiveView:
         observed in time. A feed that does not write any more is not waited for.
         """
         with self._lock:
-            while close > self._close:
+            while any(self._waited.get(exchange, 0) < close for exchange in exchanges):
                 now = time.time_ns() // 1_000_000
                 with self._store().read() as reader:
                     waiting = now < close + settle * 1000 and any(
@@ -77,7 +79,8 @@ class LiveView:
                         since = self._close - OPEN
                         self._coverage, self._told = reader.told()
                         self._renew(*reader.since(since), since)
-                        self._close = close
+                        self._close = max(close, self._close)
+                        self._waited |= dict.fromkeys(exchanges, close)
                 if waiting:
                     time.sleep(POLL)
 
