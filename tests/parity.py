@@ -407,28 +407,31 @@ def check_store(session: Session, rows: Sequence[Row]) -> None:
 
 
 def check_candles(session: Session, rows: Sequence[Row]) -> None:
-    """Sum the stored orders by hand: a candle has those in time, and never the late ones."""
+    """Sum the stored orders by hand: a candle has those that were known when it closed."""
     begin = min((start for start, _ in covered(session)), default=0)
     for pair in PAIRS:
-        frames = session.frames_of(pair, "dry_run")
-        for frame in frames:
-            last = frame.iloc[-1]
-            at = int(opens_of(frame)[-1])
-            if np.isnan(last["liq_total"]) or at < begin:  # before, orders were imported
-                continue
-            for side, column in enumerate(f"liq_{name}" for name in SIDES):
-                own = [
-                    row
-                    for row in rows
-                    if row.identity[0] == symbol(pair)
-                    and at <= row.identity[1] < at + MINUTE
-                    and row.identity[2] == side
-                ]
-                due = sum(row.value_usd for row in own if not row.known)
-                session.check(
-                    bool(np.isclose(last[column], due, rtol=1e-12)),
-                    f"{pair} {clock(at)}: {column} is {last[column]}, the orders sum to {due}",
-                )
+        own = [row for row in rows if row.identity[0] == symbol(pair)]
+        for frame in session.frames_of(pair, "dry_run"):
+            last, newest = frame.iloc[-1], int(opens_of(frame)[-1]) + MINUTE
+            for end, length in (("", MINUTE), ("_5m", 5 * MINUTE)):
+                close = newest // length * length
+                # Before, orders were imported.
+                if np.isnan(last[f"liq_total{end}"]) or close - length < begin:
+                    continue
+                for side, name in enumerate(SIDES):
+                    due = sum(
+                        row.value_usd
+                        for row in own
+                        if close - length <= row.identity[1] < close
+                        and row.identity[2] == side
+                        and row.known <= close
+                    )
+                    told = last[f"liq_{name}{end}"]
+                    session.check(
+                        bool(np.isclose(told, due, rtol=1e-12)),
+                        f"{pair} {clock(close - length)}: liq_{name}{end} is {told}, the orders "
+                        f"known by {clock(close)} sum to {due}",
+                    )
 
 
 def check_faults(session: Session, rows: Sequence[Row], frames: Sequence[pd.DataFrame]) -> None:
@@ -497,7 +500,8 @@ def judge(session: Session, console: Console) -> int:
     late = sum(row.known > 0 for row in rows)
     console.print(
         f"{len(rows)} orders stored of {session.sent.total()} sent, {late} of them late; "
-        f"{session.connections} connections; the bot ended {session.exit_seconds:.1f} s after SIGINT"
+        f"{session.connections} connections; the bot ended {session.exit_seconds:.1f} s after "
+        "SIGINT"
     )
     if not session.problems:
         frames = sum(map(len, equal.values()))
@@ -523,6 +527,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     needed = 3 if args.fault else 6
     if args.runs < needed:
         parser.error(f"--runs must be at least {needed} here")
+    # A shell gives an ignored SIGINT to what it runs behind a &, and so to the bot.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the bot must not outlive us
     folder = args.keep or Path(tempfile.mkdtemp(prefix="parity-"))
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 120)

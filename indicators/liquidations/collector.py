@@ -84,6 +84,7 @@ class Collector:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._something: asyncio.Event | None = None
+        self._holding: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, dict[str, Contract]] = {}
         self._said: set[str] = set()
         self._clock = Clock()
@@ -97,11 +98,16 @@ class Collector:
         if self._stopping is not None:
             self._call(self._stopping.set)
 
-    def want(self, base: str | None) -> None:
-        """Collect a further base asset from now on, or with None every contract."""
-        if self._bases is not None:
-            self._bases = None if base is None else self._bases | {base}
-            self._call(self._choose_all)
+    def want(self, bases: frozenset[str] | None, exchanges: Iterable[str]) -> None:
+        """Collect these base assets (None = every contract) of these exchanges from now on."""
+        self._bases = bases
+        self._call(partial(self._extend, tuple(exchanges)))
+
+    def _extend(self, exchanges: Iterable[str]) -> None:
+        for name in exchanges:
+            if name not in self._holding:
+                self._holding[name] = asyncio.create_task(self._keep(name))
+        self._choose_all()
 
     def _call(self, function: Callable[[], object]) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -113,15 +119,13 @@ class Collector:
         self._stopping, self._something = asyncio.Event(), asyncio.Event()
         self._ready.set()
         writer = _WriterThread(self._loop)
-        tasks = [
-            asyncio.create_task(self._keep(name), name=f"liquidations {name}")
-            for name in self.plan.settings.exchanges
-        ]
-        tasks += [asyncio.create_task(self._look_after())]
+        self._extend(self.plan.settings.exchanges)
+        looking = asyncio.create_task(self._look_after())
         writing = asyncio.create_task(self._write(writer))
         try:
             await self._stopping.wait()
         finally:
+            tasks = [looking, *self._holding.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -268,8 +272,8 @@ class Collector:
             if any(feed.unknown for feed in feeds):
                 await self._load_markets(name, client, read)
                 for feed in feeds:
-                    feed.learn(self._known[name], client.markets_by_id)
-                self._choose_all()
+                    chosen = self._chosen(name, feed.channel, read)
+                    feed.learn(self._known[name], chosen, client.markets_by_id)
                 await asyncio.sleep(RELOAD)
 
     async def _recall(self, feeds: Sequence[LiveFeed]) -> None:

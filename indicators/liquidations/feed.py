@@ -278,8 +278,8 @@ class LiveFeed:
         if abs(best) > CLOCK_OFF:
             way = "behind" if best > 0 else "ahead of"
             self.problem(
-                f"this machine's clock is {way} the exchange's by {abs(best) / 1000:.1f} s, so "
-                "candles close at the wrong moment; set it by NTP"
+                f"our clock is {way} that of the exchange by {abs(best) / 1000:.1f} s, so candles "
+                "close at the wrong moment; set it by NTP"
             )
 
     def exchange_time(self) -> int | None:
@@ -421,7 +421,16 @@ class LiveFeed:
         )
         connection = self._connection = self.client.client(self.url)
         try:
-            await asyncio.wait_for(asyncio.shield(connection.connected), ACKNOWLEDGE)
+            # A dial that fails ends ccxt's other futures, but not this one.
+            done, _ = await asyncio.wait(
+                (lost, connection.connected),
+                timeout=ACKNOWLEDGE,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for one in done:
+                one.result()
+            if not done:
+                raise Lost("reconnect", f"no connection within {ACKNOWLEDGE:.0f} s")
             self._began = self._heard = time.monotonic()
             for request in requests[1:]:
                 await connection.send(request.message)
@@ -542,12 +551,16 @@ class LiveFeed:
         """Take back what could not be written, to be written before all else."""
         self.work = work.before(self.work)
 
-    def learn(self, contracts: Mapping[str, Contract], listed: Iterable[str]) -> None:
+    def learn(
+        self, contracts: Mapping[str, Contract], chosen: Iterable[str], listed: Iterable[str]
+    ) -> None:
         """Take over new contracts, and read the orders that waited for them.
 
+        :param chosen: the symbols to collect
         :param listed: all symbols of the exchange, those that are no perpetuals included
         """
         self.contracts.update(contracts)
+        self.choose(chosen)
         waiting, self.unknown = self.unknown, {}
         for symbol in waiting:
             if symbol not in self.contracts:

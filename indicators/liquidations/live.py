@@ -17,7 +17,9 @@ from typing import Any
 
 from liquidations.collector import Collector, Plan, bases_of
 from liquidations.errors import LiquidationsError
+from liquidations.exchanges import EXCHANGES
 from liquidations.pairs import base_of, is_pair
+from liquidations.provider import MARKET
 from liquidations.settings import Settings, read_ccxt_config
 
 
@@ -38,7 +40,7 @@ def plan_of(config: Mapping[str, Any], settings: Settings, *, standby: bool = Fa
     """
     whitelist = config.get("exchange", {}).get("pair_whitelist", ())
     bases = None if settings.market else bases_of(pair for pair in whitelist if is_pair(pair))
-    configs = {name: read_ccxt_config(config, name) for name in settings.exchanges}
+    configs = {name: read_ccxt_config(config, name) for name in EXCHANGES}
     return Plan(settings, bases, configs, standby)
 
 
@@ -46,22 +48,25 @@ class _Inside:
     """Run a collector in a daemon thread, started again if its store can't be opened."""
 
     def __init__(self, plan: Plan) -> None:
+        #: What is collected now; it grows with what strategies ask for.
         self.plan = plan
-        self._bases = plan.bases
         self._collector: Collector | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.thread = threading.Thread(target=self._run, name="liquidations", daemon=True)
         self.thread.start()
 
-    def want(self, base: str | None) -> None:
-        """Collect a further base, or with None the whole market."""
+    def want(self, bases: frozenset[str] | None, exchanges: tuple[str, ...]) -> None:
+        """Collect these bases (None = the whole market) of these exchanges too."""
         with self._lock:
-            if self._bases is None or base in self._bases:
+            plan, settings = self.plan, self.plan.settings
+            both = None if bases is None or plan.bases is None else plan.bases | bases
+            every = tuple(dict.fromkeys((*settings.exchanges, *exchanges)))
+            if both == plan.bases and every == settings.exchanges:
                 return
-            self._bases = None if base is None else self._bases | {base}
+            self.plan = replace(plan, bases=both, settings=replace(settings, exchanges=every))
             if self._collector is not None:
-                self._collector.want(base)
+                self._collector.want(both, every)
 
     def stop(self) -> None:
         """Ask the thread to write what it has and to end."""
@@ -75,7 +80,7 @@ class _Inside:
         while not self._stop.is_set():
             try:
                 with self._lock:
-                    self._collector = Collector(replace(self.plan, bases=self._bases))
+                    self._collector = Collector(self.plan)
             except LiquidationsError as error:
                 if str(error) not in said:
                     logger.warning(f"liquidations can't be collected, trying again: {error}")
@@ -93,32 +98,34 @@ _running: dict[str, _Inside] = {}
 _lock = threading.Lock()
 
 
-def start(config: Mapping[str, Any], settings: Settings) -> None:
-    """Collect in this process what the configuration asks for, if it is not done already."""
+def start(config: Mapping[str, Any], settings: Settings, pair: str | None = None) -> None:
+    """Collect in this process what the configuration asks for, if it is not done already.
+
+    :param pair: a strategy asks for it; ``MARKET`` is all of them
+    """
     if not settings.collect:
         return
     plan = plan_of(config, settings, standby=True)
+    if pair is not None and plan.bases is not None:
+        plan = replace(plan, bases=None if pair == MARKET else plan.bases | {base_of(pair)})
     with _lock:
         inside = _running.get(settings.db_url)
-        if inside is not None and replace(inside.plan, bases=None) != replace(plan, bases=None):
+        if inside is not None and _rest_of(inside.plan) != _rest_of(plan):
             inside.stop()
             inside.thread.join(LAST)
             inside = None
         if inside is None:
             if not _running:
                 atexit.register(stop_all)
-            inside = _running[settings.db_url] = _Inside(plan)
+            _running[settings.db_url] = _Inside(plan)
             return
-    for base in plan.bases or ():
-        inside.want(base)
-    if plan.bases is None:
-        inside.want(None)
+    inside.want(plan.bases, settings.exchanges)
 
 
-def want(settings: Settings, pair: str | None) -> None:
-    """Collect a pair's base too, or with None the whole market, because a strategy asked for it."""
-    if (inside := _running.get(settings.db_url)) is not None:
-        inside.want(None if pair is None else base_of(pair))
+def _rest_of(plan: Plan) -> Plan:
+    """Return what of a plan can't be changed without starting anew."""
+    shown = replace(plan.settings, exchanges=(), min_coverage=0.0, min_exchanges=1, as_of=True)
+    return replace(plan, bases=None, settings=shown)
 
 
 def stop_all() -> None:

@@ -258,13 +258,12 @@ class _Request:
         self.label = "" if pair is None else MARKET if pair == MARKET else base_of(pair).lower()
         self.timeframe = frame_of(strategy, metadata, timeframe)
         self.settings = read_settings(config)
-        if self.live:
-            live.start(config, self.settings)
-            live.want(self.settings, None if self.pair == MARKET else self.pair)
         if exchanges is not None:
             several = isinstance(exchanges, Iterable) and not isinstance(exchanges, str)
             chosen = list(exchanges) if several else exchanges
             self.settings = _with_exchanges(self.settings, read_exchanges(chosen, config))
+        if self.live:
+            live.start(config, self.settings, self.pair)
         self.opens = opens_of(dataframe, self.timeframe)
         if config.get("runmode") == RunMode.BACKTEST and FINGERPRINT not in config.get(SECTION, {}):
             warn_once(_NOT_PREPARED)

@@ -168,7 +168,7 @@ class Board:
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
-        self._states: dict[str, tuple[str, float]] = {}
+        self._states: dict[str, tuple[tuple[str, int], float]] = {}
         self._searched = False
 
     @contextmanager
@@ -216,9 +216,9 @@ class Board:
         """Note since when each feed is as it is, and say which base assets no exchange has."""
         feeds = self.collector.feeds
         for feed in feeds:
-            state, _ = self._states.get(feed.name, ("", 0.0))
-            if state != feed.state:
-                self._states[feed.name] = feed.state, time.monotonic()
+            is_now = feed.state, feed.counts["lost"]
+            if feed.name not in self._states or self._states[feed.name][0] != is_now:
+                self._states[feed.name] = is_now, time.monotonic()
         chosen = self.collector.plan.settings.exchanges
         if not self._searched and {feed.exchange for feed in feeds} == set(chosen):
             self._searched = True
@@ -247,7 +247,7 @@ class Board:
         :param missing: by feed, how long (ms) nobody listened today
         """
         lines = []
-        for feed in self.collector.feeds:
+        for feed in self._feeds():
             kind, state, since, contracts, events, _, _, problems, lost = self._cells(feed)
             lines.append(
                 f"{feed.name} ({kind}): {state} for {since}, {contracts} contracts, "
@@ -267,14 +267,20 @@ class Board:
             told = Text("SIMULATED: these liquidations are invented\n") + told
         table = Table(caption=told, caption_justify="left")
         for name in ("Feed", "Shows", "State", "Since", "Contracts", "Events", "Last event"):
-            table.add_column(name, justify="right" if name in ("Contracts", "Events") else "left")
+            table.add_column(name, no_wrap=name != "Last event")
         for name in ("Delay", "Problems", "Reconnects"):
-            table.add_column(name, justify="right")
-        for feed in self.collector.feeds:
+            table.add_column(name)
+        for feed in self._feeds():
             table.add_row(*map(Text, (feed.name, *self._cells(feed))))
         for name in self._loading():
             table.add_row(name, "", "loading")
         return table
+
+    def _feeds(self) -> list[LiveFeed]:
+        """List the feeds that were looked at, in a fixed order."""
+        order = self.collector.plan.settings.exchanges
+        feeds = [feed for feed in self.collector.feeds if feed.name in self._states]
+        return sorted(feeds, key=lambda feed: (order.index(feed.exchange), feed.name))
 
     def _loading(self) -> list[str]:
         have = {feed.exchange for feed in self.collector.feeds}
@@ -282,7 +288,7 @@ class Board:
 
     def _cells(self, feed: LiveFeed) -> tuple[str, ...]:
         now, mark = feed.clock(), feed.watermark
-        state, since = self._states.get(feed.name, (feed.state, time.monotonic()))
+        (state, lost), since = self._states[feed.name]
         return (
             _SHORT.get(str(regime(feed.exchange, np.array([now]))[0]), "sample"),
             state,
@@ -292,7 +298,7 @@ class Board:
             _last_event(feed, now),
             "-" if mark is None else format_length(max(0, now - mark)),
             f"{feed.problems.total():,}",
-            f"{feed.counts['lost']:,}",
+            f"{lost:,}",
         )
 
     def _missing(self) -> dict[str, int]:
