@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,56 @@ def test_list_data_names_holes_and_matches(stored, capsys):
     printed = capsys.readouterr()
     assert "BTC/USDT:USDT reads on okx: BTC/USDC:USDC" in printed.err
     assert "BTC/USDT:USDT reads on hyperliquid: nothing" in printed.err
+
+
+def test_list_data_shows_live_feeds_and_their_gaps(stored, folder, capsys):
+    now = int(time.time() * 1000)
+    with Store(stored) as store, store.write() as writer:
+        for channel, updated in (("linear", now - 10_000), ("inverse", now - 20_000)):
+            feed = writer.feed("binance", channel, "binance")
+            feed = writer.cover(feed, utc("2026-09-01 10:00:00"), utc("2026-09-01 10:07:30"))
+            feed = writer.cover(feed, utc("2026-09-01 10:08:00"), utc("2026-09-01 12:00:00"))
+            writer.gap(feed, utc("2026-09-01 10:07:30"), utc("2026-09-01 10:08:00"), "silence")
+            # Another collector listened to three seconds of these four.
+            writer.gap(feed, utc("2026-09-01 11:59:57"), utc("2026-09-01 12:00:01"), "start")
+            writer.gap(feed, utc("2026-09-01 11:00:00"), utc("2026-09-01 11:00:09"), "reconnect")
+            writer.seal(feed, utc("2026-09-01 11:59:00"), updated)
+        writer.seal(writer.feed("okx", "swap", "okx"), 0, 0)
+    assert run(["list-data"]) == 0
+    printed = capsys.readouterr()
+    found = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in printed.out.partition("Live feeds")[2].splitlines()
+        if line.startswith("│")
+    ]
+    times = ["2026-09-01 10:00", "2026-09-01 12:00", "2026-09-01 11:59"]
+    assert found == [
+        ["binance", "inverse", "gone", *times, "2", "31.0 s"],
+        ["binance", "linear", "running", *times, "2", "31.0 s"],
+        ["okx", "swap", "stopped", "-", "-", "-", "0", "0.0 s"],
+    ]
+    assert "Gap" not in printed.err
+    for words in (["--gaps"], ["-p", PAIR]):
+        assert run(["list-data", *words, "--exchange", "binance"]) == 0
+        printed = capsys.readouterr()
+        assert "okx" not in printed.out
+        gaps = [line for line in printed.err.splitlines() if "binance linear" in line]
+        assert gaps == [
+            f"Gap: binance linear 2026-09-01 {gap}"
+            for gap in (
+                "10:07:30 ... 2026-09-01 10:08:00 (silence, 30.0 s)",
+                "11:00:00 ... 2026-09-01 11:00:09 (reconnect, 9.0 s, 0.0 s still missing)",
+                "11:59:57 ... 2026-09-01 12:00:01 (start, 4.0 s, 1.0 s still missing)",
+            )
+        ]
+
+
+def test_list_data_of_a_store_whose_collector_has_just_begun(folder, capsys):
+    with Store("sqlite:///new.sqlite", create=True) as store, store.write() as writer:
+        writer.feed("bybit", "linear", "bybit")
+    assert run(["list-data", "--db-url", "sqlite:///new.sqlite"]) == 0
+    assert "Live feeds" in capsys.readouterr().out
+    assert run(["list-data", "--db-url", "sqlite:///new.sqlite", "-p", PAIR]) == 2
 
 
 def test_simulated_data_are_labelled_and_kept_apart(folder, stored, capsys):

@@ -1,5 +1,6 @@
 """The command ``collect`` as a process beside loopback exchanges: what it stores and says."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -15,13 +16,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 from conftest import REPOSITORY, events_of, spans
 from loopback import BUILDERS, VENUES, Loopback, loopback
 
 from liquidations.cli import run
+from liquidations.collector import Collector
+from liquidations.commands import collect
+from liquidations.commands.common import load_config
 from liquidations.event import SIDES
+from liquidations.live import plan_of
+from liquidations.settings import read_settings
 from liquidations.store import Store
 
 
@@ -217,8 +224,7 @@ def test_after_a_kill_it_goes_on_and_the_gap_has_a_reason(exchange, folder, caps
     assert inverse.channel == "inverse"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_ends_it_at_once(number, code, exchange, folder):
+def test_a_second_signal_ends_it_at_once(exchange, folder):
     """While it waits for a locked store, which is what can make its end take long."""
     with collecting("-c", "config.json", "--exchange", "binance") as one:
         wait_live(one, exchange, 2)
@@ -230,7 +236,34 @@ def test_a_second_signal_ends_it_at_once(number, code, exchange, folder):
             time.sleep(0.3)
             one.running.send_signal(signal.SIGTERM)
             exchange.wait(lambda: "what has come is written first" in one.said)
-            assert one.end(number, within=0.5) == code
+            assert one.end(signal.SIGINT, within=0.5) == 130
+
+
+def test_without_a_terminal_the_status_is_logged(exchange, folder, caplog, monkeypatch):
+    monkeypatch.setattr(collect, "STATUS", 0.5)
+    monkeypatch.setattr(collect, "LOOK", 0.1)
+    caplog.set_level("INFO", logger="liquidations")
+    config = load_config({"config": ["config.json"]})
+    settings = replace(read_settings(config), exchanges=("bybit",))
+    collector = Collector(plan_of(config, settings))
+    said = lambda: caplog.text  # noqa: E731
+
+    async def session() -> None:
+        running = asyncio.create_task(collector.run())
+        with collect.Board(collector).in_log():
+            await exchange.until(lambda: "bybit linear (all): live for" in said(), 10)
+            frame = BUILDERS["bybit"]("BTCUSDT", "long", 50_000, 1, exchange.now())
+            assert exchange.send("bybit", "linear", frame) == 1
+            await exchange.until(lambda: "2 contracts, 1 liquidations, " in said())
+            await exchange.until(lambda: "1 liquidations written, 0 late, 0 rep" in said())
+            exchange.cut("bybit", "linear")
+            await exchange.until(
+                lambda: re.search("missing today, . problems, 1 reconnects", said())
+            )
+        collector.stop()
+        await running
+
+    asyncio.run(session())
 
 
 BAD = {

@@ -1,5 +1,6 @@
 """Every command and example of the documents is run, and their tables match the code."""
 
+import configparser
 import json
 import os
 import re
@@ -8,20 +9,30 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import REPOSITORY, utc
+from freqtrade.commands.arguments import Arguments
 
 from liquidations.archives import ARCHIVES
-from liquidations.cli import COMMANDS
+from liquidations.cli import COMMANDS, LiquidationArguments
+from liquidations.commands.common import load_config
 from liquidations.sandbox_server import environment, running
-from liquidations.settings import FINGERPRINT, KEYS
+from liquidations.settings import FINGERPRINT, KEYS, read_settings
 
 
 DOCUMENTS = [
     REPOSITORY / name
-    for name in ("README.md", "docs/readings.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+    for name in (
+        "README.md",
+        "docs/readings.md",
+        "docs/service.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+    )
 ]
 README = DOCUMENTS[0].read_text()
 
@@ -29,6 +40,25 @@ README = DOCUMENTS[0].read_text()
 ELSEWHERE = {
     "make test": "this is it",
     "pip install .": "tests/test_package.py",
+    **dict.fromkeys(
+        (
+            "liquidations collect -c config.json",
+            "liquidations collect -p BTC/USDT:USDT ETH/USDT:USDT --exchange binance,bybit",
+            "liquidations collect --exchange all --market",
+        ),
+        "tests/test_collect.py, beside exchanges that answer",
+    ),
+    **dict.fromkeys(
+        (
+            "sudo cp docs/service/liquidations.service /etc/systemd/system/",
+            "sudo systemctl daemon-reload",
+            "sudo systemctl enable --now liquidations",
+            "journalctl -u liquidations -f",
+            "docker compose -f docs/service/compose.yaml up -d --build",
+            "docker compose -f docs/service/compose.yaml logs -f collector",
+        ),
+        "a host; the files themselves are tested below",
+    ),
 }
 
 
@@ -166,3 +196,71 @@ def test_links_and_pictures_of_the_documents_exist():
 
 def test_commands_that_run_elsewhere_are_still_documented():
     assert set(ELSEWHERE) <= set(commands())
+
+
+# --- the service's files ------------------------------------------------------------------------
+
+SERVICE = REPOSITORY / "docs" / "service"
+
+
+def parsed(command: str) -> dict[str, Any]:
+    """Parse a line as our console script does, or as Freqtrade's; unknown flags end the test."""
+    program, *words = command.split()
+    kind = {"liquidations": LiquidationArguments, "freqtrade": Arguments}[program]
+    return kind(words).get_parsed_arg()
+
+
+def test_the_service_document_shows_the_files():
+    text = (REPOSITORY / "docs/service.md").read_text()
+    for language, name in (
+        ("ini", "liquidations.service"), ("dockerfile", "Dockerfile"), ("yaml", "compose.yaml"),
+    ):  # fmt: skip
+        assert blocks(text, language) == [(SERVICE / name).read_text()]
+    for line in commands():
+        if line.startswith("liquidations collect"):
+            assert parsed(line)["command"] == "collect"
+
+
+def test_the_systemd_unit_is_sound(tmp_path):
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str
+    text = (SERVICE / "liquidations.service").read_text()
+    unit.read_string(text)
+    service = unit["Service"]
+    program, _, words = service["ExecStart"].partition(" ")
+    assert Path(program).name == "liquidations"
+    assert parsed(f"liquidations {words}")["command"] == "collect"
+    assert service["User"] not in ("", "root")
+    assert service["Restart"] == "on-failure"
+    if not (analyze := shutil.which("systemd-analyze")):
+        return
+    (tmp_path / "liquidations.service").write_text(text.replace(program, sys.executable))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", str(tmp_path / "liquidations.service")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "liquidations.service:" not in done.stderr
+
+
+def test_the_containers_are_sound():
+    lines = (SERVICE / "Dockerfile").read_text().splitlines()
+    for line in (line for line in lines if line.startswith("COPY")):
+        for source in line.split()[2:-1]:
+            assert (REPOSITORY / source).exists(), source
+    assert not any(line.startswith("USER") for line in lines)  # that of Freqtrade's image stays
+    services = yaml.safe_load((SERVICE / "compose.yaml").read_text())["services"]
+    collector, bot = services["collector"], services["bot"]
+    build = collector["build"]
+    assert (SERVICE / build["context"] / build["dockerfile"]).samefile(SERVICE / "Dockerfile")
+    assert collector["volumes"] == bot["volumes"]
+    assert collector["image"] == bot["image"]
+    assert parsed(f"{collector['entrypoint']} {collector['command']}")["command"] == "collect"
+    assert parsed(f"freqtrade {bot['command']}")["command"] == "trade"
+    assert bot["environment"] == {"FREQTRADE__LIQUIDATIONS__COLLECT": "false"}
+
+
+def test_the_containers_environment_switches_the_bots_own_collector_off(folder, monkeypatch):
+    monkeypatch.setenv("FREQTRADE__LIQUIDATIONS__COLLECT", "false")
+    monkeypatch.chdir(folder)
+    config = load_config({"config": ["config.json"]})
+    assert not read_settings(config).collect

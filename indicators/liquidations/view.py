@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquidations.candles import Late, Source
-from liquidations.event import MINUTE, Bars, Events, Ints, merge_intervals
+from liquidations.event import DAY, MINUTE, Bars, Events, Ints, merge_intervals
 from liquidations.rows import GONE, Told, clip
 from liquidations.store import Series, Store, joined
 
@@ -24,19 +24,33 @@ from liquidations.store import Series, Store, joined
 #: final once it is sealed; the rest is for clocks that differ.
 OPEN = 5 * MINUTE
 
+_NEVER = 2**62
+
 #: How often (s) the store is asked whether a minute is sealed.
 POLL = 0.01
 
 
 @dataclass(slots=True)
 class _Held:
-    """Hold what was read of a series from ``start`` on."""
+    """Hold what was read of a series from ``start`` on; ``asked`` is what the last candle needs."""
 
     start: int
+    asked: int
     packed: Bars
     own: Ints
     rows: Bars
     late: tuple[Events, Ints]
+
+    def forget(self) -> None:
+        """Drop what lies before what was asked for."""
+        self.start = self.asked
+        self.packed, self.rows = (
+            bars.take(slice(np.searchsorted(bars.timestamp, self.start), None))
+            for bars in (self.packed, self.rows)
+        )
+        events, known = self.late
+        young = events.timestamp >= self.start
+        self.late = events.take(young), known[young]
 
 
 class LiveView:
@@ -78,7 +92,8 @@ class LiveView:
                         self._series = reader.series()
                         since = self._close - OPEN
                         self._coverage, self._told = reader.told()
-                        self._renew(*reader.since(since), since)
+                        # Who holds nothing has nothing to renew.
+                        self._renew(*(reader.since(since) if self._held else ({}, set())), since)
                         self._close = max(close, self._close)
                         self._waited |= dict.fromkeys(exchanges, close)
                 if waiting:
@@ -91,8 +106,14 @@ class LiveView:
             self._bases.setdefault(one.base, []).append(one)
         # Late events are few: their series are read anew.
         known = {(one.id, one.digest) for one in self._series if one.id not in late}
-        self._held = {key: held for key, held in self._held.items() if key in known}
+        # What nobody has asked for since the last candle is dropped, and so is what lies before it.
+        self._held = {
+            key: held for key, held in self._held.items() if key in known and held.asked < _NEVER
+        }
         for (series, _), held in self._held.items():
+            if held.asked - held.start > DAY:
+                held.forget()
+            held.asked = _NEVER
             final = held.rows.take(slice(0, np.searchsorted(held.rows.timestamp, since)))
             new = bars.get(series)
             held.rows = final if new is None else Bars.concat([final, new])
@@ -106,8 +127,9 @@ class LiveView:
         held = self._held.get((series.id, series.digest))
         if held is None or held.start > start:
             with self._store().read() as reader:
-                held = _Held(int(start), *reader.parts(series, start, 2**62))
+                held = _Held(int(start), int(start), *reader.parts(series, start, 2**62))
             self._held[series.id, series.digest] = held
+        held.asked = min(held.asked, int(start))
         bars = joined(held.packed, held.rows)
         on_time, late = self._coverage_of(series)
         if len(held.own):
