@@ -35,7 +35,7 @@ demo: $(BIN)/.plot
 dry-run: $(BIN)/.plot
 	$(BIN)/liquidations simulate --now
 	@echo
-	@echo "SIMULATED: a bot trades an invented market from now on, with a planted crash and squeezes."
+	@echo "SIMULATED: a bot trades an invented market, with a planted crash or squeeze of each pair."
 	@echo "Each minute it logs the new candle's columns; a trade should come within three minutes."
 	@echo "Ctrl-C ends it."
 	@echo
@@ -63,7 +63,7 @@ test: $(BIN)/.test
 	$(BIN)/pytest
 
 parity: $(BIN)/.test
-	$(BIN)/python tests/parity.py --runs 6
+	$(BIN)/python tests/parity.py --runs 7
 
 bench: $(BIN)/.test
 	@status=0; for part in columns readings; do \

@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from liquidations.candles import (
+    Late,
     Source,
     add_bars,
     add_contracts,
@@ -517,6 +518,80 @@ def test_bars_of_the_same_period_are_added_in_order_of_time():
     equal(total.long, [3.0, 6.0])
     equal(total.short, [4.0, 8.0])
     equal(total.long_count, [1.0, 2.0])
+
+
+# --- what came late -----------------------------------------------------------------------------
+
+NOON = utc("2024-08-05 12:00")
+
+
+def late_source() -> Source:
+    """Build an hour that was observed but for ten minutes, of which was known too late.
+
+    In time: 100 USD long at 12:01. Late: 10 short at 12:01, known at 12:05; 1 long at 12:03, known
+    at 12:04; 12:10 … 12:20 was observed, which was known at 12:30, and 12:20 … 12:21 at 12:21.
+    """
+    late = events_of(("2024-08-05 12:01", "short", 10.0), ("2024-08-05 12:03", "long", 1.0))
+    minutes = np.array([[10, 20, 30], [20, 21, 21]])
+    return Source(
+        "okx",
+        MINUTE,
+        to_bars(events_of(("2024-08-05 12:01", "long", 100.0))),
+        spans(
+            ("2024-08-05 12:00", "2024-08-05 12:10"),
+            ("2024-08-05 12:21", "2024-08-05 13:00"),
+        ),
+        late=Late(late, NOON + np.array([5, 4]) * MINUTE, NOON + minutes * MINUTE),
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "long", "short", "coverage"),
+    [
+        (0, 2, 100.0, 0.0, 1.0),  # closed before anything late was known
+        (0, 4, 101.0, 0.0, 1.0),  # 12:04, when the second was
+        (0, 5, 101.0, 10.0, 1.0),
+        (3, 4, 1.0, 0.0, 1.0),
+        (1, 2, 100.0, 0.0, 1.0),  # its own minute never learns of it
+        (10, 20, NAN, NAN, 0.0),  # closed ten minutes before it was known
+        (10, 29, 0.0, 0.0, 9 / 19),  # 12:20 … 12:29 is known by then
+        (10, 30, 0.0, 0.0, 1.0),
+        (15, 30, 0.0, 0.0, 1.0),  # the half of it
+        (20, 21, 0.0, 0.0, 1.0),  # known just when it closed
+        (0, 60, 101.0, 10.0, 1.0),
+        (-60, 60, 101.0, 10.0, 0.5),
+    ],
+)
+def test_a_candle_holds_what_was_known_when_it_closed(start, end, long, short, coverage):
+    opens, closes = (np.array([NOON + minutes * MINUTE]) for minutes in (start, end))
+    found = source_candles(late_source(), opens, closes, squares=True)
+    equal([found.long[0], found.short[0], found.coverage[0]], [long, short, coverage])
+    counts = [NAN] * 2 if np.isnan(long) else [(long >= 100) + long % 2, short / 10]
+    equal([found.long_count[0], found.short_count[0]], counts)
+    squares = NAN if np.isnan(long) else (long >= 100) * 1e4 + long % 2 + short**2
+    equal(found.squares, [squares])
+
+
+def test_all_candles_at_once_are_those_one_by_one():
+    for timeframe in ("1m", "3m", "5m", "15m", "1h"):
+        opens = candle_opens(NOON - HOUR, NOON + 2 * HOUR, timeframe)
+        for some in (opens, opens[::2]):  # with holes too
+            closes = candle_closes(some, timeframe)
+            whole = source_candles(late_source(), some, closes)
+            for i in range(len(some)):
+                alone = source_candles(late_source(), some[i : i + 1], closes[i : i + 1])
+                for name in ("long", "short", "long_count", "short_count", "coverage"):
+                    equal(getattr(whole, name)[i], getattr(alone, name)[0])
+
+
+def test_what_happened_holds_all_of_it_whenever_it_was_known():
+    source = late_source()
+    source = Source("okx", MINUTE, source.bars, source.coverage, late=source.late.in_time())
+    opens = NOON + np.arange(60) * MINUTE
+    found = source_candles(source, opens, opens + MINUTE)
+    equal(found.coverage, np.ones(60))
+    equal(found.long[[0, 1, 2, 3]], [0.0, 100.0, 0.0, 1.0])
+    equal(found.short[[0, 1, 2]], [0.0, 10.0, 0.0])
 
 
 # --- properties ---------------------------------------------------------------------------------

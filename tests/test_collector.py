@@ -529,7 +529,8 @@ def test_a_feed_that_ticks_but_says_nothing_is_noticed_and_its_silence_taken_bac
             feed_of(collector, name, CHANNELS[name][0]) for name in ("binance", "bybit", "okx")
         ]
         hours_ago = [end - 5 * 60 * MINUTE + i * MINUTE for i in range(20)]
-        for minute in hours_ago:  # Bybit usually has three for each one of OKX
+        for minute in hours_ago:  # Bybit usually has three for each one of the others
+            binance.activity.add(minute, 0)
             bybit.activity.add(minute, 30)
             okx.activity.add(minute, 10)
         # Binance has 250 in 5 s at this time of the day; the others have no rate for it.
@@ -582,9 +583,10 @@ def test_a_clock_that_is_off_is_reported_once(exchange, db_url, monkeypatch, cap
 
 
 def test_a_minute_is_closed_and_what_comes_later_is_kept_apart(exchange, db_url, monkeypatch):
-    end = set_clocks(monkeypatch, exchange, 57)
+    end = set_clocks(monkeypatch, exchange, 56)
     monkeypatch.setattr(feed_module, "SILENT", (25.0, 25.0))
     with running(plan(exchange, db_url, "binance", "okx", inverse=True)) as collector:
+        time.sleep(1.5)
         begun = exchange.now()
         send(exchange, "binance", "linear", "long", 1, begun)
         # From now on no tick proves COIN-M's path, until the minute is over and read.

@@ -3,7 +3,7 @@
 import pytest
 
 from liquidations.errors import LiquidationsError
-from liquidations.settings import Settings, read_settings
+from liquidations.settings import Settings, read_ccxt_config, read_settings
 
 
 def config(**section) -> dict:
@@ -14,6 +14,8 @@ def test_defaults():
     expected = Settings("sqlite:///user_data/liquidations.sqlite", ("okx",), False, 0.9, 1)
     assert read_settings(config()) == expected
     assert read_settings({"exchange": {"name": "okx"}}) == expected
+    assert (expected.collect, expected.market, expected.settle) == (True, False, 1.5)
+    assert (expected.as_of, expected.simulated) == (True, False)
 
 
 def test_everything_can_be_set():
@@ -23,9 +25,59 @@ def test_everything_can_be_set():
         "inverse": True,
         "min_coverage": 0,
         "min_exchanges": 2,
+        "collect": False,
+        "settle": 3,
+        "as_of": False,
+        "simulated": True,
+        "ccxt_config": {"okx": {"httpsProxy": "http://proxy:8080"}},
     }
-    expected = Settings(section["db_url"], ("bybit", "okx"), True, 0.0, 2)
+    expected = Settings(
+        section["db_url"],
+        ("bybit", "okx"),
+        True,
+        0.0,
+        2,
+        collect=False,
+        settle=3.0,
+        as_of=False,
+        simulated=True,
+    )
     assert read_settings(config(**section)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "collect", "market"),
+    [(True, True, False), ("market", True, True), (False, False, False)],
+)
+def test_a_bot_collects_its_pairs_the_market_or_nothing(value, collect, market):
+    found = read_settings(config(collect=value))
+    assert (found.collect, found.market) == (collect, market)
+
+
+@pytest.mark.parametrize("settle", [0.5, 1, 30])
+def test_how_long_to_wait_for_the_exchanges(settle):
+    assert read_settings(config(settle=settle)).settle == settle
+
+
+def test_a_client_gets_the_bots_own_settings_and_those_of_the_section():
+    given = config(
+        ccxt_config={
+            "okx": {"options": {"a": 2}, "secret": "s"},
+            "bybit": {"httpsProxy": "http://b"},
+        }
+    )
+    given["exchange"] |= {
+        "ccxt_config": {"httpsProxy": "http://o", "options": {"a": 1, "b": 1}, "apiKey": "k"},
+        "ccxt_async_config": {"timeout": 5, "options": {"c": 1}, "password": "p"},
+    }
+    before = repr(given)
+    # The section wins, and keys of any kind stay where they are.
+    expected = {"httpsProxy": "http://o", "timeout": 5, "options": {"a": 2, "b": 1, "c": 1}}
+    assert read_ccxt_config(given, "okx") == expected
+    assert read_ccxt_config(given, "bybit") == {"httpsProxy": "http://b"}  # another exchange's
+    assert read_ccxt_config(given, "binance") == {}
+    assert repr(given) == before
+    assert read_ccxt_config({"exchange": {"name": "okx", "ccxt_config": None}}, "okx") == {}
 
 
 def test_all_exchanges_or_one_by_name():
@@ -53,7 +105,7 @@ def test_an_unknown_key_that_resembles_nothing_is_named_with_what_is_allowed():
     with pytest.raises(LiquidationsError) as caught:
         read_settings(config(zzz=1))
     assert "did you mean" not in str(caught.value)
-    assert "db_url, exchanges, inverse, min_coverage, min_exchanges" in str(caught.value)
+    assert "db_url, exchanges, inverse, min_coverage, min_exchanges, collect" in str(caught.value)
     assert "fingerprint" not in str(caught.value)
 
 
@@ -105,6 +157,20 @@ def test_a_bot_on_an_exchange_without_a_feed_is_told_what_to_set():
         ("min_exchanges", True),
         ("min_exchanges", 0),
         ("min_exchanges", "1"),
+        ("collect", "pairs"),
+        ("collect", None),
+        ("collect", 1),
+        ("settle", 0.4),
+        ("settle", 31),
+        ("settle", True),
+        ("settle", "2"),
+        ("settle", float("nan")),
+        ("as_of", 0),
+        ("as_of", "false"),
+        ("simulated", None),
+        ("ccxt_config", []),
+        ("ccxt_config", {"kraken": {}}),
+        ("ccxt_config", {"okx": "proxy"}),
     ],
 )
 def test_a_wrong_type_or_value_is_named_with_its_key(key, value):

@@ -16,7 +16,18 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, LONG, MINUTE, SHORT, Bars, Events, Floats, Ints, covered_ms
+from liquidations.event import (
+    DAY,
+    LONG,
+    MINUTE,
+    SHORT,
+    Bars,
+    Events,
+    Floats,
+    Ints,
+    covered_ms,
+    merge_intervals,
+)
 from liquidations.imbalance import effective_count, imbalance
 
 
@@ -270,10 +281,11 @@ def _late_sums(late: Late, opens: Ints, closes: Ints, squares: bool) -> dict[str
 
 def _late_coverage(rows: Ints, opens: Ints, closes: Ints) -> Ints:
     """Measure the ms of each candle that were observed, as was known late, but by its close."""
-    covered = np.zeros(len(opens), np.int64)
-    # An interval is known at its end at the earliest, so earlier candles than the one that holds
-    # its end had closed by then.
-    rows = rows[(rows[:, 1] > opens[0]) & (rows[:, 1] <= closes[-1])]
+    in_time = rows[:, 2] == 0
+    covered = covered_ms(merge_intervals(rows[in_time, :2]), opens, closes)
+    # Of the others, an interval is known at its end at the earliest, so earlier candles than the
+    # one that holds its end had closed by then.
+    rows = rows[~in_time & (rows[:, 1] > opens[0]) & (rows[:, 1] <= closes[-1])]
     start, end, known = rows.T
     position = np.searchsorted(opens, end - 1, side="right") - 1
     inside = (end <= closes[position]) & (closes[position] >= known)

@@ -50,6 +50,9 @@ MOST_WAITING = 2_000_000
 #: Between two transactions (s): what comes within shares one.
 GATHER = 0.01
 
+#: So long (s) the end waits for what is still to be written.
+LAST = 1.2
+
 #: How often (s) feeds are looked after, and (s) markets are loaded again for a contract not known.
 LOOK, RELOAD = 1.0, 600.0
 
@@ -122,18 +125,28 @@ class Collector:
         self._extend(self.plan.settings.exchanges)
         looking = asyncio.create_task(self._look_after())
         writing = asyncio.create_task(self._write(writer))
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await self._stopping.wait()
+            # The other two end by a mistake of ours only, which whoever runs this must see.
+            done, _ = await asyncio.wait(
+                (stopping, writing, looking), return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done - {stopping}:
+                task.result()
         finally:
-            tasks = [looking, *self._holding.values()]
+            self._stopping.set()
+            tasks = [looking, stopping, *self._holding.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for feed in self.feeds:
                 feed.close()
             self._something.set()
-            await asyncio.wait([writing], timeout=2.0)
+            await asyncio.wait([writing], timeout=LAST)
             writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            if left := sum(len(feed.work.orders) for feed in self.feeds):
+                logger.error(f"{left} liquidations could not be written before the end")
             writer.close()
             self.store.close()
 
@@ -147,8 +160,10 @@ class Collector:
             except Exception:  # a mistake of ours must not pass unseen, nor cost the other feeds
                 logger.exception(f"{name}: its feeds failed; starting them again")
             gone = [feed for feed in self.feeds if feed.exchange == name]
+            for feed in gone:
+                feed.close()
+            await asyncio.sleep(10 * LOOK)  # meanwhile what they had to say is written
             self.feeds = [feed for feed in self.feeds if feed not in gone]
-            await asyncio.sleep(10 * LOOK)
 
     async def _exchange(self, name: str) -> None:
         """Load an exchange's markets, and hold its feeds."""
@@ -370,6 +385,10 @@ class Collector:
             if works:
                 try:
                     await writer.do(partial(self._commit, works))
+                except asyncio.CancelledError:
+                    for feed, work in works:
+                        feed.give_back(work)
+                    raise
                 except LiquidationsError as error:
                     self._say(str(error))
                     for feed, work in works:

@@ -423,6 +423,9 @@ def revoke(connection: Connection, feed: Feed, start: int, end: int) -> None:
 def gap(connection: Connection, feed: Feed, start: int, end: int, reason: str) -> None:
     """Note an interval in which a feed did not listen."""
     if end > start:
+        # Of one that began at the same time nothing was covered in between.
+        shorter = sa.delete(GAP).filter_by(feed_id=feed.id, start=start)
+        connection.execute(shorter.where(GAP.c.end < end))
         connection.execute(
             insert_new(connection, GAP).values(feed_id=feed.id, start=start, end=end, reason=reason)
         )

@@ -71,12 +71,11 @@ class Activity:
         return sum(n for at, n in self._minutes.items() if start <= at < end)
 
     def share_of(self, others: Iterable[Activity]) -> float:
-        """Return how many events it usually has for each one of the others; 0 = unknown."""
-        own = theirs = 0
-        for other in others:
-            for minute in self._minutes.keys() & other._minutes.keys():
-                own += self._minutes[minute]
-                theirs += other._minutes[minute]
+        """Return how many events it usually has for each one of all others; 0 = unknown."""
+        minutes = [other._minutes for other in others]
+        shared = self._minutes.keys() & set.intersection(*map(set, minutes)) if minutes else ()
+        own = sum(self._minutes[minute] for minute in shared)
+        theirs = sum(other[minute] for other in minutes for minute in shared)
         return own / theirs if own >= LEAST and theirs >= LEAST else 0.0
 
 

@@ -19,7 +19,8 @@ class ParityRecorder(LiquidationReversal):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         frame = super().populate_indicators(dataframe, metadata)
         frame = door.add_liquidations(self, frame, metadata, per_exchange=True, n_eff=True)
-        frame = door.add_liquidations(self, frame, metadata, informative="5m", n_eff=True)
+        for higher in ("2m", "5m"):
+            frame = door.add_liquidations(self, frame, metadata, informative=higher, n_eff=True)
         frame = door.add_liquidations(self, frame, metadata, pair="market", n_eff=True)
         frame = door.add_liquidations(self, frame, metadata, pair="ETH/USDT:USDT")
         frame = door.add_thresholds(self, frame, metadata, days=1)

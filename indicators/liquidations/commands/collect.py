@@ -85,7 +85,7 @@ def run(args: dict[str, Any]) -> int:
         collector.store.close()
         raise
     # Lines for a file or a journal are not to be wrapped.
-    error_console.soft_wrap = not error_console.is_terminal
+    error_console.soft_wrap = not error_console.is_interactive
     before = [(each, signal.getsignal(each)) for each in _SIGNALS]
     try:
         asyncio.run(_collect(collector, error_console))
@@ -154,7 +154,7 @@ async def _collect(collector: Collector, terminal: Any) -> None:
     for each in _SIGNALS:
         loop.add_signal_handler(each, stop)
     board = Board(collector)
-    shown = board.on_terminal(terminal) if terminal.is_terminal else board.in_log()
+    shown = board.on_terminal(terminal) if terminal.is_interactive else board.in_log()
     with shown:
         await running
     logger.info(f"stopped; {board.totals()}")

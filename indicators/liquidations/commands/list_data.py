@@ -64,7 +64,7 @@ def run(args: dict[str, Any]) -> int:
             raise LiquidationsError(
                 f"no liquidations are stored of {', '.join(pairs) or 'any pair'} on "
                 f"{', '.join(exchanges)}. Get some with: "
-                "liquidations import-data --source ... FILES"
+                "liquidations collect, or liquidations import-data --source ... FILES"
             )
         if entries:
             _print(entries)
