@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -37,10 +38,10 @@ from loopback import (
 from liquidations import collector as collector_module
 from liquidations import feed as feed_module
 from liquidations import live, silence
-from liquidations.candles import candle_closes, source_candles
+from liquidations.candles import source_candles
 from liquidations.collector import Collector, Plan
-from liquidations.errors import LiquidationsError
 from liquidations.event import LONG, MINUTE, SHORT, Events
+from liquidations.exchanges import adapter
 from liquidations.feed import LiveFeed
 from liquidations.settings import Settings, read_settings
 from liquidations.store import Reader, Store
@@ -77,6 +78,13 @@ def exchange() -> Iterator[Loopback]:
         yield running
 
 
+@pytest.fixture
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let exchanges publish within 0.1 s, so that there is soon something that was covered."""
+    for name in ALL:
+        monkeypatch.setattr(adapter(name), "DELAY", 100)
+
+
 def plan(
     exchange: Loopback, db_url: str, *names: str, bases=None, standby=False, **options: Any
 ) -> Plan:
@@ -103,9 +111,7 @@ def running(given: Plan, *, wait: bool = True) -> Iterator[Collector]:
 
 def listens(collector: Collector) -> bool:
     settings = collector.plan.settings
-    number = sum(
-        len(CHANNELS[name]) if settings.inverse else 1 for name in settings.exchanges
-    )
+    number = sum(len(CHANNELS[name]) if settings.inverse else 1 for name in settings.exchanges)
     return len(collector.feeds) == number and all(feed.live for feed in collector.feeds)
 
 
@@ -240,7 +246,8 @@ def other_frames(folder: Path) -> Iterator[tuple[str, str, Any]]:
         }  # fmt: skip
 
 
-def test_recorded_frames_arrive_as_what_they_are(exchange, db_url, recorded, caplog):
+def test_recorded_frames_arrive_as_what_they_are(exchange, db_url, recorded, caplog, monkeypatch):
+    end = set_clocks(monkeypatch, exchange, 5)
     with running(plan(exchange, db_url, *ALL, inverse=True)) as collector:
         before = exchange.now()
         for name, channel, file, replaced, *_ in RECORDED:
@@ -268,7 +275,7 @@ def test_recorded_frames_arrive_as_what_they_are(exchange, db_url, recorded, cap
             assert mine[4] == pytest.approx(theirs[4], rel=1e-14)
             assert mine[5] == pytest.approx(theirs[5], rel=1e-14, abs=2**-25)
         for events in stored(db_url).values():
-            assert ((events.received >= before) & (events.received <= exchange.now())).all()
+            assert (np.abs(events.received - before) < 10_000).all()
         assert "BTCUSD_200925" not in caplog.text  # is listed, and was not asked for
     # Binance's frames say that they were sent years ago: no time to rely on.
     assert "more than a day off ours" in caplog.text
@@ -280,7 +287,7 @@ def test_recorded_frames_arrive_as_what_they_are(exchange, db_url, recorded, cap
                 source = reader.source(series, *FOREVER)
     assert len(source.bars) == 0
     assert source.late.events.timestamp.tolist() == [1791391082119]
-    assert source.late.known.tolist() == [(before // MINUTE + 1) * MINUTE]
+    assert source.late.known.tolist() == [end]
 
 
 def test_a_burst_of_20_000_in_two_seconds_loses_and_doubles_none(exchange, db_url, monkeypatch):
@@ -330,7 +337,7 @@ def tasks(collector: Collector) -> int:
 def test_twenty_lost_connections_leave_nothing_behind_and_lose_nothing(exchange, db_url):
     yesterday = exchange.now() - 86_400_000
     exchange.replayed = [liquidation_order("ETH-USDT-SWAP", "long", 2500.5, 4, yesterday)]
-    counted: dict[str, list[int]] = {"tasks": [], "memory": []}
+    counted: dict[str, list[int]] = {"tasks": [], "files": [], "memory": []}
     twins = exchange.now()
     with running(plan(exchange, db_url, *ALL, inverse=True)) as collector:
         for lost in range(21):
@@ -341,11 +348,12 @@ def test_twenty_lost_connections_leave_nothing_behind_and_lose_nothing(exchange,
                     if name != "hyperliquid":  # numbers its trades: another one is another
                         send(exchange, name, channel, "short", 1, twins)
             until(lambda expected=6 * (lost + 1) + 10 + 1: number(db_url) == expected)
-            if lost == 5:
+            if lost == 10:
                 tracemalloc.start()
-            if lost in (5, 20):
+            if lost in (10, 20):
                 gc.collect()
                 counted["tasks"].append(tasks(collector))
+                counted["files"].append(len(os.listdir("/dev/fd")))
                 counted["memory"].append(tracemalloc.get_traced_memory()[0])
             if lost == 20:
                 break
@@ -358,8 +366,10 @@ def test_twenty_lost_connections_leave_nothing_behind_and_lose_nothing(exchange,
         tracemalloc.stop()
         assert all(feed.counts["lost"] == 20 for feed in collector.feeds)
     until(lambda: not any(map(exchange.connections, ALL)))
-    assert counted["tasks"][1] <= counted["tasks"][0] + 2  # a dial or a ping more or less
-    assert counted["memory"][1] - counted["memory"][0] < 1_000_000
+    # 60 sessions; their caches take 0.3 MB once, a forgotten connection would take more each.
+    for name, most in (("tasks", 2), ("files", 2), ("memory", 1_500_000)):
+        before, after = counted[name]
+        assert after - before <= most, counted
     found = stored(db_url)
     for (name, channel), (_, pair, unit) in FEEDS.items():
         events = found[name, pair]
@@ -377,7 +387,9 @@ def test_twenty_lost_connections_leave_nothing_behind_and_lose_nothing(exchange,
     assert len(found["okx", "ETH/USDT:USDT"]) == 1
 
 
-def test_half_a_frame_and_no_frame_at_all_cost_a_connection_and_nothing_else(exchange, db_url):
+def test_half_a_frame_and_no_frame_at_all_cost_a_connection_and_nothing_else(
+    exchange, db_url, prompt
+):
     with running(plan(exchange, db_url, "binance")) as collector:
         # The head of a text frame of 126 bytes or more, and some of it; then a reserved opcode.
         for bad in (b"\x81\x7e\x01\x00" + b'{"e":"forceOrder","E":17', b"\x83\x02hi"):
@@ -417,6 +429,50 @@ def test_garbage_between_good_frames_is_counted_and_logged_once(exchange, db_url
             assert len(told) == len(feed.problems)
             assert any("received: {half" in text for text in told)
             assert all(len(text) < 1500 for text in told)
+
+
+def test_frames_with_wrong_bytes_never_stop_the_loop(exchange, db_url):
+    random = np.random.default_rng(1)
+    old = utc("2026-01-01")
+    with running(plan(exchange, db_url, *ALL, inverse=True)) as collector:
+        for name, channel in FEEDS:
+            good = orjson.dumps(BUILDERS[name](FEEDS[name, channel][0], "long", 123.5, 7, old))
+            frames = []
+            for _ in range(300):
+                frame = bytearray(good)
+                for place in random.integers(0, len(good), random.integers(1, 4)):
+                    frame[place] = random.integers(0, 256)
+                frames.append(bytes(frame[: random.choice([len(good), len(good) // 2])]))
+            exchange.burst(name, channel, frames)
+            send(exchange, name, channel, "short", 1, exchange.now())
+        until(lambda: all(feed.counts["frames"] >= 300 for feed in collector.feeds))
+        until(
+            lambda: (
+                len(stored(db_url)) >= len(FEEDS)
+                and all(
+                    stored(db_url)[name, pair].side.any()
+                    for (name, _), (_, pair, _) in FEEDS.items()
+                )
+            )
+        )
+        assert sessions(collector) == 0
+
+
+def test_one_message_from_the_future_closes_no_minute(exchange, db_url, monkeypatch, prompt):
+    end = set_clocks(monkeypatch, exchange, 5)
+    with running(plan(exchange, db_url, "bybit")) as collector:
+        hour = exchange.now() + 60 * MINUTE
+        frame = all_liquidation("ICPUSDT", "long", 100.0, 1, exchange.now(), hour)
+        assert exchange.send("bybit", "linear", frame) == 1
+        until(lambda: number(db_url) == 1)
+        time.sleep(0.3)
+        send(exchange, "bybit", "linear", "long", 2, exchange.now())
+        until(lambda: number(db_url) == 2)
+        assert collector.late == 0
+    with reading(db_url) as reader:
+        assert [feed.sealed for feed in reader.feeds()] == [end - MINUTE]
+    ((_, last),) = coverage(db_url, "bybit", "ICP/USDT:USDT")
+    assert last < exchange.now() + 3_000
 
 
 def test_an_exchange_that_refuses_handshakes_is_asked_until_it_answers(exchange, db_url, caplog):
@@ -469,10 +525,12 @@ def test_a_contract_that_is_listed_later_is_learned_with_its_first_order(
     assert stored(db_url)["binance", "ILV/USDT:USDT"].value_usd.tolist() == [100.0]
 
 
-def test_a_clock_that_jumps_ends_what_was_proven_by_it(exchange, db_url, monkeypatch, caplog):
+def test_a_clock_that_jumps_ends_what_was_proven_by_it(
+    exchange, db_url, monkeypatch, caplog, prompt
+):
     monkeypatch.setattr(collector_module, "LOOK", 0.1)
     with running(plan(exchange, db_url, "okx")) as collector:
-        time.sleep(1.2)
+        time.sleep(0.3)
         before = exchange.now()
         set_clock(monkeypatch, 30_000)
         until(lambda: sessions(collector) == 1)
@@ -489,13 +547,13 @@ def test_a_clock_that_jumps_ends_what_was_proven_by_it(exchange, db_url, monkeyp
 
 
 def test_a_peer_that_is_dead_without_a_close_is_noticed_and_not_covered(
-    exchange, db_url, monkeypatch
+    exchange, db_url, monkeypatch, prompt
 ):
     assert feed_module.SILENT[1] + 5 <= 30  # what is shortened here, in seconds
     monkeypatch.setattr(feed_module, "SILENT", (0.5, 1.0))
     monkeypatch.setattr(feed_module, "ACKNOWLEDGE", 0.5)
     with running(plan(exchange, db_url, *ALL, inverse=True)) as collector:
-        time.sleep(1.3)  # longer than any delay in publishing: then there is something to cover
+        time.sleep(0.3)  # longer than any delay in publishing: then there is something to cover
         dead = exchange.now()
         for name in ALL:
             exchange.stall(name)
@@ -509,7 +567,7 @@ def test_a_peer_that_is_dead_without_a_close_is_noticed_and_not_covered(
         for name, channel in FEEDS:
             send(exchange, name, channel, "long", 1, exchange.now())
         until(lambda: number(db_url) == len(FEEDS))
-        time.sleep(1.3)
+        time.sleep(0.3)
     for (name, channel), (_, pair, _) in FEEDS.items():
         before, *_, after = coverage(db_url, name, pair)
         assert before[1] <= dead
@@ -519,11 +577,11 @@ def test_a_peer_that_is_dead_without_a_close_is_noticed_and_not_covered(
 
 
 def test_a_feed_that_ticks_but_says_nothing_is_noticed_and_its_silence_taken_back(
-    exchange, db_url, monkeypatch, caplog
+    exchange, db_url, monkeypatch, caplog, prompt
 ):
-    end = set_clocks(monkeypatch, exchange, 57)
+    end = set_clocks(monkeypatch, exchange, 58)
     monkeypatch.setattr(collector_module, "LOOK", 0.1)
-    monkeypatch.setattr(silence, "SHORTEST", 5_000)
+    monkeypatch.setattr(silence, "SHORTEST", 4_000)
     with running(plan(exchange, db_url, "binance", "bybit", "okx")) as collector:
         binance, bybit, okx = [
             feed_of(collector, name, CHANNELS[name][0]) for name in ("binance", "bybit", "okx")
@@ -533,7 +591,7 @@ def test_a_feed_that_ticks_but_says_nothing_is_noticed_and_its_silence_taken_bac
             binance.activity.add(minute, 0)
             bybit.activity.add(minute, 30)
             okx.activity.add(minute, 10)
-        # Binance has 250 in 5 s at this time of the day; the others have no rate for it.
+        # Binance has 200 in 4 s at this time of the day; the others have no rate for it.
         for hours in (24, 25):
             binance.activity.add(end - hours * 60 * MINUTE, 3_000)
         exchange.mute("binance")
@@ -555,7 +613,7 @@ def test_a_feed_that_ticks_but_says_nothing_is_noticed_and_its_silence_taken_bac
         for name in ("binance", "bybit"):
             send(exchange, name, "linear", "long", 1, again)
         until(lambda: number(db_url) == 3)
-        time.sleep(1.3)
+        time.sleep(0.3)
     for name, pair in (("binance", "BTC/USDT:USDT"), ("bybit", "ICP/USDT:USDT")):
         ((start, stop, reason),) = gaps(db_url, name, "linear")
         assert reason == "silence"
@@ -583,10 +641,11 @@ def test_a_clock_that_is_off_is_reported_once(exchange, db_url, monkeypatch, cap
 
 
 def test_a_minute_is_closed_and_what_comes_later_is_kept_apart(exchange, db_url, monkeypatch):
-    end = set_clocks(monkeypatch, exchange, 56)
+    end = set_clocks(monkeypatch, exchange, 57)
     monkeypatch.setattr(feed_module, "SILENT", (25.0, 25.0))
+    monkeypatch.setattr(adapter("binance"), "DELAY", 100)
     with running(plan(exchange, db_url, "binance", "okx", inverse=True)) as collector:
-        time.sleep(1.5)
+        time.sleep(0.5)
         begun = exchange.now()
         send(exchange, "binance", "linear", "long", 1, begun)
         # From now on no tick proves COIN-M's path, until the minute is over and read.
@@ -632,13 +691,13 @@ def test_a_minute_is_closed_and_what_comes_later_is_kept_apart(exchange, db_url,
     assert all(known == 0 for _, _, known in spans[feeds["okx", "swap"]].tolist())
 
 
-def test_a_pair_that_is_wanted_later_is_told_from_then_on(exchange, db_url):
+def test_a_pair_that_is_wanted_later_is_told_from_then_on(exchange, db_url, prompt):
     with running(plan(exchange, db_url, "bybit", "okx", bases={"BTC"})) as collector:
         topics = exchange.subscribed("bybit")
         assert topics == ["allLiquidation.BTCUSDT", "tickers.BTCUSDT"]
         order = BUILDERS["okx"]("ETH-USDT-SWAP", "long", 100.0, 1, exchange.now())
         assert exchange.send("okx", "swap", order) == 1  # nobody wants it yet
-        time.sleep(1.2)
+        time.sleep(0.3)
         wanted = exchange.now()
         collector.want(frozenset({"BTC", "ETH"}), ("bybit", "okx"))
         until(lambda: "allLiquidation.ETHUSDT" in exchange.subscribed("bybit"))
@@ -649,7 +708,7 @@ def test_a_pair_that_is_wanted_later_is_told_from_then_on(exchange, db_url):
             order = BUILDERS[name](symbol, "short", 100.0, 1, exchange.now())
             assert exchange.send(name, channel, order) == 1
         until(lambda: number(db_url) == 2)
-        time.sleep(1.2)
+        time.sleep(0.3)
         collector.want(None, ("bybit", "okx"))
         until(lambda: len(exchange.subscribed("bybit")) == 7)
         assert exchange.dials("bybit", "linear") == 1
@@ -657,7 +716,7 @@ def test_a_pair_that_is_wanted_later_is_told_from_then_on(exchange, db_url):
         ((first, last),) = coverage(db_url, name, "BTC/USDT:USDT")
         assert first < wanted
         ((start, end),) = coverage(db_url, name, "ETH/USDT:USDT")
-        assert wanted <= start < wanted + 1000
+        assert wanted - 2 < start < wanted + 1000  # clocks are as exact as a ms
         assert end == last
 
 
@@ -669,7 +728,7 @@ def series_of(db_url: str) -> list[str]:
 # --- stopped, locked, filled in -------------------------------------------------------------------
 
 
-def test_a_new_start_notes_the_time_between_and_okx_fills_it(exchange, db_url, monkeypatch):
+def test_a_new_start_notes_the_time_between_and_okx_fills_it(exchange, db_url, monkeypatch, prompt):
     monkeypatch.setattr(collector_module, "BEHIND", 0)
     end = set_clocks(monkeypatch, exchange, 55)
     hour = 60 * MINUTE
@@ -680,7 +739,7 @@ def test_a_new_start_notes_the_time_between_and_okx_fills_it(exchange, db_url, m
         # What OKX still has of the hours before the start is there before the first candle.
         until(lambda: number(db_url) == 3)
         assert coverage(db_url, "okx", "BTC/USDT:USDT")[0][0] == end - 3 * hour
-        time.sleep(1.3)
+        time.sleep(0.3)
     stopped = exchange.now()
     with reading(db_url) as reader:
         assert [feed.updated for feed in reader.feeds()] == [0, 0]  # who stands by may begin
@@ -751,6 +810,33 @@ def test_a_store_that_another_locks_for_three_seconds_costs_nothing(exchange, tm
     assert "tries.sqlite" in caplog.text
 
 
+def test_what_is_given_up_for_want_of_a_store_is_told_and_not_covered(
+    exchange, db_url, monkeypatch, caplog, prompt
+):
+    monkeypatch.setattr(collector_module, "MOST_WAITING", 10)
+    with running(plan(exchange, f"{db_url}?timeout=0.1", "okx")) as collector:
+        time.sleep(0.3)
+        path = db_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            times = []
+            for _ in range(30):
+                times.append(max(exchange.now(), (times or [0])[-1] + 1))
+                send(exchange, "okx", "swap", "long", 1, times[-1])
+            until(lambda: collector.feeds[0].counts["given up"] == 20)
+            other.execute("ROLLBACK")
+        until(lambda: number(db_url) == 10)
+        until(lambda: collector.feeds[0].watermark > times[-1])
+    assert stored(db_url)["okx", "BTC/USDT:USDT"].timestamp.tolist() == times[20:]
+    ((start, end, reason),) = gaps(db_url, "okx", "swap")
+    assert reason == "error"
+    assert start <= times[0]
+    assert end == times[19] + 1
+    ((first, _),) = coverage(db_url, "okx", "BTC/USDT:USDT")
+    assert first == end
+    assert "20 liquidations were given up" in caplog.text
+
+
 # --- inside a bot ---------------------------------------------------------------------------------
 
 
@@ -799,15 +885,25 @@ def test_a_bot_that_is_reloaded_keeps_its_connection(exchange, db_url, bot):
     live.stop_all()
     assert time.monotonic() - before < 2
     until(lambda: exchange.connections("bybit") == 0, 1)
-    with pytest.raises(LiquidationsError, match="no known feed"):
-        read_settings({"exchange": {"name": "kraken"}})
     start(config(exchange, db_url, "bybit", collect=False))
     time.sleep(0.2)
     assert exchange.dials("bybit") == 2
 
 
+def test_strategies_that_want_other_exchanges_share_one_collector(exchange, db_url, bot):
+    # One after the other, with no moment in between for the first to begin.
+    for names in (("bybit",), ("bybit", "okx"), ("bybit", "binance")):
+        given = config(exchange, db_url, *names)
+        given["liquidations"]["ccxt_config"] = {name: exchange.ccxt_config(name) for name in ALL}
+        start(given)
+    for name in ("bybit", "okx", "binance"):
+        until(lambda name=name: exchange.connections(name) == 1)
+    time.sleep(0.3)
+    assert [exchange.dials(name) for name in ("bybit", "okx", "binance")] == [1, 1, 1]
+
+
 def test_a_bot_leaves_an_exchange_to_another_collector_until_that_is_gone(
-    exchange, db_url, bot, monkeypatch, caplog
+    exchange, db_url, bot, monkeypatch, caplog, prompt
 ):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(collector_module, "LOOK", 0.1)
@@ -817,7 +913,7 @@ def test_a_bot_leaves_an_exchange_to_another_collector_until_that_is_gone(
         start(config(exchange, db_url, "binance", "okx"))
         until(lambda: exchange.connections("okx") == 1)  # nobody else collects that
         until(lambda: "binance: another collector writes to this store" in caplog.text)
-        time.sleep(1.2)  # then there is something that was covered, for a gap to begin at
+        time.sleep(0.4)  # then there is something that was covered, for a gap to begin at
         assert exchange.dials("binance") == 1
     until(lambda: exchange.dials("binance") == 2)
     until(lambda: "forceOrder" in str(exchange.subscribed("binance")))

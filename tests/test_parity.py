@@ -17,7 +17,7 @@ import termios
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +34,8 @@ from conftest import REPOSITORY
 #: A secret that Freqtrade's API server accepts.
 SECRET = "not-a-secret-" * 3
 
-#: What a trade may take (s) from ``make dry-run`` on, and the end from Ctrl-C on. The end takes 2 s,
-#: longer on a busy machine; what Freqtrade waits for in vain, it waits for 20 s.
+#: What a trade may take (s) from ``make dry-run`` on, and the end from Ctrl-C on: 2 s, and more on
+#: a busy machine. Where a thread is left behind, it takes 20 s.
 TRADE, END = 180, 10
 
 
@@ -172,9 +172,8 @@ def test_dry_run_trades_reloads_and_ends(sessions):
     assert printed.count("listening to 3 contracts") == 1
     assert "reconnecting" not in printed
     file = REPOSITORY / "user_data/dry-run/liquidations.sqlite"
-    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
         rows = connection.execute('SELECT start, "end" FROM liq_feed_coverage').fetchall()
-    connection.close()
     listened = sorted(row for row in rows if row[0] > 1000 * dry.started)
     assert all(one[1] == other[0] for one, other in pairwise(listened))
     assert listened[-1][1] - listened[0][0] > 60_000
@@ -207,7 +206,7 @@ def test_the_comparison_sees_one_bit_and_an_unknown_zero():
 
 
 def session_of(folder: Path, bot: pd.DataFrame, backtest: pd.DataFrame) -> parity.Session:
-    session = parity.Session(folder, 0, 0, [])
+    session = parity.Session(folder, 0, [])
     session.frames.mkdir()
     bot.to_feather(session.frames / "BTC_USDT_USDT-dry_run-1.feather")
     backtest.to_feather(session.frames / "BTC_USDT_USDT-backtest-2.feather")

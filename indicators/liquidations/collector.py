@@ -83,7 +83,7 @@ class Collector:
         self.plan = plan
         self.feeds: list[LiveFeed] = []
         self.store = Store(plan.settings.db_url, create=True)
-        self._bases = plan.bases
+        self._bases, self._exchanges = plan.bases, plan.settings.exchanges
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._something: asyncio.Event | None = None
@@ -103,11 +103,11 @@ class Collector:
 
     def want(self, bases: frozenset[str] | None, exchanges: Iterable[str]) -> None:
         """Collect these base assets (None = every contract) of these exchanges from now on."""
-        self._bases = bases
-        self._call(partial(self._extend, tuple(exchanges)))
+        self._bases, self._exchanges = bases, tuple(exchanges)
+        self._call(self._extend)  # if the loop has not begun yet, it does so itself
 
-    def _extend(self, exchanges: Iterable[str]) -> None:
-        for name in exchanges:
+    def _extend(self) -> None:
+        for name in self._exchanges:
             if name not in self._holding:
                 self._holding[name] = asyncio.create_task(self._keep(name))
         self._choose_all()
@@ -122,7 +122,7 @@ class Collector:
         self._stopping, self._something = asyncio.Event(), asyncio.Event()
         self._ready.set()
         writer = _WriterThread(self._loop)
-        self._extend(self.plan.settings.exchanges)
+        self._extend()
         looking = asyncio.create_task(self._look_after())
         writing = asyncio.create_task(self._write(writer))
         stopping = asyncio.create_task(self._stopping.wait())

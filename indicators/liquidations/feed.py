@@ -179,10 +179,15 @@ class LiveFeed:
     def lose(self, number: int) -> None:
         """Give up the oldest orders that wait, and say so; their time is not covered then."""
         last = max(order.timestamp for order, _, _ in self.work.orders[:number]) + 1
+        last = min(last, self._now())
         self.work.orders = self.work.orders[number:]
         self.counts["given up"] += number
+        if self.covered is not None and last > self.covered:
+            self.work.spans.append((self.covered, last))
+            self.covered = last
+        since = min((start for start, _ in self.work.spans), default=last)
         self.work.spans = [(max(start, last), max(end, last)) for start, end in self.work.spans]
-        self.work.gaps.append((min(last - 1, self._now()), last, "error"))
+        self.work.gaps.append((since, last, "error"))
         self.problem(
             f"{self.name}: {number} liquidations were given up, the store can't be written"
         )
@@ -263,6 +268,8 @@ class LiveFeed:
         if abs(moment - now) > 24 * 60 * MINUTE:
             self.problem(f"the exchange's time {moment} is more than a day off ours")
             return
+        # One wrong message must not close the minutes to come.
+        moment = min(moment, now + 2 * CLOCK_OFF)
         self._tick = max(moment, self._tick[0] if self._tick else 0), time.monotonic()
         if sent is not None:
             self._note_skew(sent - now)
@@ -538,8 +545,9 @@ class LiveFeed:
             if self._live and due - self.sealed == MINUTE and self.covered is not None:
                 self.activity.add(self.sealed, self._minute_events)
             self._minute_events = 0
-            self._hand_over()
             self.work.seal = self.sealed = due
+        if self.work or time.monotonic() - self._written > BEAT / 1000:
+            self._hand_over()
         if not self.work and time.monotonic() - self._written > BEAT / 1000:
             self.work.beat = True
         if self.work:

@@ -7,6 +7,7 @@ together: eighty pairs cost little more than one.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquidations.candles import Late, Source
+from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Bars, Events, Ints, merge_intervals
-from liquidations.rows import GONE, Told, clip
-from liquidations.store import Series, Store, joined
+from liquidations.rows import GONE, Feed, Told, clip
+from liquidations.store import Reader, Series, Store, joined
+
+
+logger = logging.getLogger(__name__)
 
 
 #: Minutes (ms) before the last close that may still have changed since they were read. A bar is
@@ -65,6 +70,7 @@ class LiveView:
         self._close = 0
         #: Until when each exchange was waited for.
         self._waited: dict[str, int] = {}
+        self._said = False
         self._series: list[Series] = []
         self._bases: dict[str, list[Series]] = {}
         self._told: Mapping[int, list[Told]] = {}
@@ -82,22 +88,48 @@ class LiveView:
             while any(self._waited.get(exchange, 0) < close for exchange in exchanges):
                 now = time.time_ns() // 1_000_000
                 with self._store().read() as reader:
-                    waiting = now < close + settle * 1000 and any(
-                        feed.exchange in exchanges
+                    waiting = [
+                        feed
+                        for feed in reader.feeds()
+                        if feed.exchange in exchanges
                         and feed.sealed < close
                         and now - feed.updated < GONE
-                        for feed in reader.feeds()
-                    )
+                    ]
                     if not waiting:
-                        self._series = reader.series()
-                        since = self._close - OPEN
-                        self._coverage, self._told = reader.told()
-                        # Who holds nothing has nothing to renew.
-                        self._renew(*(reader.since(since) if self._held else ({}, set())), since)
-                        self._close = max(close, self._close)
+                        self._read(reader, close)
                         self._waited |= dict.fromkeys(exchanges, close)
-                if waiting:
+                if waiting and now < close + settle * 1000:
                     time.sleep(POLL)
+                elif waiting and not self._seal(waiting, close):
+                    with self._store().read() as reader:
+                        self._read(reader, close)
+                    self._waited |= dict.fromkeys(exchanges, close)
+
+    def _seal(self, feeds: list[Feed], close: int) -> bool:
+        """Seal a minute that its feeds have not, so that what is being written now comes late.
+
+        The lock of writing decides: what is committed before is seen by this bot and by every
+        backtest, what comes after by neither. Who may only read can't decide it.
+        """
+        try:
+            with self._store().write() as writer:
+                for feed in feeds:
+                    row = writer.feed(feed.exchange, feed.channel, feed.source)
+                    writer.seal(row, close, row.updated)
+        except LiquidationsError as error:
+            if not self._said:
+                self._said = True
+                logger.warning(f"a candle that is not complete can't be closed: {error}")
+            return False
+        return True
+
+    def _read(self, reader: Reader, close: int) -> None:
+        self._series = reader.series()
+        since = self._close - OPEN
+        self._coverage, self._told = reader.told()
+        # Who holds nothing has nothing to renew.
+        self._renew(*(reader.since(since) if self._held else ({}, set())), since)
+        self._close = max(close, self._close)
 
     def _renew(self, bars: Mapping[int, Bars], late: set[int], since: int) -> None:
         self._clipped = {}
