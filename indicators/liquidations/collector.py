@@ -14,6 +14,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +29,7 @@ from liquidations.event import MINUTE, SIMULATED, Events
 from liquidations.exchanges import adapter
 from liquidations.exchanges.frames import Adapter, Contract, Order, order_events
 from liquidations.feed import Clock, LiveFeed, Work
-from liquidations.fill import BEHIND, FILLED, fill
+from liquidations.fill import BEHIND, FILLED, REACH, fill
 from liquidations.markets import hyperliquid_vaults
 from liquidations.pairs import base_of, match
 from liquidations.rows import GONE
@@ -55,6 +56,9 @@ LAST = 1.2
 
 #: How often (s) feeds are looked after, and (s) markets are loaded again for a contract not known.
 LOOK, RELOAD = 1.0, 600.0
+
+#: How often (s) markets are loaded where a new contract does not tell of itself.
+REFRESH = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,9 @@ class Collector:
             await self._recall(held)
             self.feeds += held
             running = [asyncio.create_task(feed.run()) for feed in held]
-            running += [asyncio.create_task(self._fill(name, client, feed)) for feed in held]
+            running += [
+                asyncio.create_task(self._fill(name, client, feed, feed.covered)) for feed in held
+            ]
             running.append(asyncio.create_task(self._relearn(name, client, read, held)))
             try:
                 await asyncio.gather(*running)
@@ -281,10 +287,16 @@ class Collector:
     async def _relearn(
         self, name: str, client: Any, read: Adapter, feeds: Sequence[LiveFeed]
     ) -> None:
-        """Load the markets again when an order of a contract came that is not known."""
+        """Load the markets again when an order of a contract came that is not known.
+
+        Where each contract is subscribed to by name, none comes: there it is done now and then.
+        """
+        loaded = time.monotonic()
         while True:
             await asyncio.sleep(LOOK)
-            if any(feed.unknown for feed in feeds):
+            due = read.NAMES == "symbols" and time.monotonic() - loaded > REFRESH
+            if due or any(feed.unknown for feed in feeds):
+                loaded = time.monotonic()
                 await self._load_markets(name, client, read)
                 for feed in feeds:
                     chosen = self._chosen(name, feed.channel, read)
@@ -308,29 +320,33 @@ class Collector:
         except LiquidationsError as error:
             self._say(str(error))
 
-    async def _fill(self, name: str, client: Any, feed: LiveFeed) -> None:
-        """Bring what the exchange still has: of the time before, and then of each gap."""
+    async def _fill(self, name: str, client: Any, feed: LiveFeed, before: int | None) -> None:
+        """Bring what the exchange still has: of the time before, and then of each gap.
+
+        :param before: until when the feed was told by an earlier collector
+        """
         if name not in FILLED:
             return
-        until = self._clock.now() - BEHIND
-        if (parts := await self._ask_for(client, feed, 0)) is not None:
-            await asyncio.to_thread(self._insert, name, parts, until)
-            hole = until
-        else:
-            hole = self._clock.now()
+        hole = self._clock.now()
+        if before is not None and not self.plan.standby:
+            hole = before  # a gap like any other: bots may have read its candles
+        elif parts := await self._ask_for(client, feed, 0):
+            hole -= BEHIND
+            await asyncio.to_thread(self._insert, name, parts, hole)
         while True:
             start, end = await feed.resumed(hole)
             await asyncio.sleep(BEHIND / 1000 + 5)
-            if (parts := await self._ask_for(client, feed, start)) is not None:
+            start = max(start, self._clock.now() - REACH)
+            if start < end and (parts := await self._ask_for(client, feed, start)):
                 feed.fill(parts, start, end)
             hole = end
 
-    async def _ask_for(self, client: Any, feed: LiveFeed, since: int) -> dict[str, Events] | None:
+    async def _ask_for(self, client: Any, feed: LiveFeed, since: int) -> dict[str, Events]:
         try:
             return await fill(feed.exchange, client, feed.contracts, feed.pairs, since)
         except (ccxt.BaseError, LiquidationsError) as error:
             self._say(f"{feed.name}: the time before could not be filled: {_brief(error)}")
-            return None
+            return {}
 
     def _insert(self, name: str, parts: Mapping[str, Events], until: int) -> None:
         """Store what happened before the feed began; nobody has read those candles yet."""

@@ -21,7 +21,7 @@ import ccxt
 import orjson
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import MINUTE, Events
+from liquidations.event import DAY, MINUTE, Events
 from liquidations.exchanges.frames import JITTER, Adapter, BadFrame, Contract, Frame, Order, Request
 from liquidations.rows import BEAT
 from liquidations.silence import Activity
@@ -239,6 +239,9 @@ class LiveFeed:
 
     def _take(self, orders: Iterable[Order], now: int) -> None:
         for order in orders:
+            if order.timestamp > now + DAY:  # no clock is so far off
+                self.problem(f"an order of {order.timestamp} comes at {now}, before its time")
+                continue
             rank = self._rank(order)
             if order.symbol in self.chosen:
                 self.work.orders.append((order, now, rank))

@@ -22,6 +22,9 @@ FILLED = ("okx",)
 #: An order is in the answer so long (ms) after its time; not documented.
 BEHIND = 30_000
 
+#: So far back (ms) an answer surely goes; "about a day" was seen.
+REACH = 20 * 3_600_000
+
 #: Pages that are asked for at most for one contract; a day of a crash has some hundred.
 MOST_PAGES = 400
 
@@ -41,18 +44,22 @@ async def fill(
     """Ask for the liquidations that there still are of some pairs, from ``since`` (ms) on.
 
     :param client: the exchange's ccxt client
-    :return: by pair, in order of time; nothing for exchanges that can't be asked. An answer is
-        complete from its oldest order on: how far it goes back beyond that is not documented
+    :return: by pair, in order of time; nothing for exchanges that can't be asked, or if no pair
+        has any order at all, which is no answer. One is complete from its oldest order on: how far
+        it goes back beyond that is not documented
     :raises LiquidationsError: if an answer is not what the exchange gives
     :raises ccxt.BaseError: if the exchange can't be reached
     """
     if exchange not in FILLED:
         return {}
-    return {
+    found = {
         contract.pair: await _okx(client, symbol, contract, since)
         for symbol, contract in contracts.items()
         if contract.pair in pairs
     }
+    if not any(len(events) for events in found.values()):
+        return {}
+    return {pair: events.take(events.timestamp >= since) for pair, events in found.items()}
 
 
 async def _okx(client: Any, symbol: str, contract: Contract, since: int) -> Events:
@@ -76,7 +83,7 @@ async def _okx(client: Any, symbol: str, contract: Contract, since: int) -> Even
     whole = whole.take(np.lexsort((whole.key, whole.timestamp)))
     same = np.zeros(len(whole), dtype=bool)
     same[1:] = (np.diff(whole.timestamp) == 0) & (np.diff(whole.key) == 0)
-    return whole.take(~same & (whole.timestamp >= since))
+    return whole.take(~same)
 
 
 def _rows(answer: Any, symbol: str) -> list[Any]:
