@@ -15,8 +15,10 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,14 +30,14 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, SIMULATED, Events
 from liquidations.exchanges import adapter
 from liquidations.exchanges.frames import Adapter, Contract, Order, order_events
-from liquidations.feed import Clock, LiveFeed, Work
+from liquidations.feed import JUMP, Clock, LiveFeed, Work
 from liquidations.fill import BEHIND, FILLED, REACH, fill
 from liquidations.markets import hyperliquid_vaults
 from liquidations.pairs import base_of, match
-from liquidations.rows import GONE
+from liquidations.rows import GONE, Feed
 from liquidations.settings import Settings
 from liquidations.silence import MEMORY, why_dead
-from liquidations.store import Store
+from liquidations.store import Store, Writer
 
 
 logger = logging.getLogger(__name__)
@@ -93,8 +95,10 @@ class Collector:
         self._something: asyncio.Event | None = None
         self._holding: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, dict[str, Contract]] = {}
+        self._offsets: dict[str, int] = {}
         self._said: set[str] = set()
         self._clock = Clock()
+        self._holder = uuid.uuid4().hex
         self._ready = threading.Event()
         #: Events written, late, and known before.
         self.written = self.late = self.repeated = 0
@@ -161,8 +165,11 @@ class Collector:
         while True:
             try:
                 await self._exchange(name)
-            except Exception:  # a mistake of ours must not pass unseen, nor cost the other feeds
-                logger.exception(f"{name}: its feeds failed; starting them again")
+            except Exception as error:  # must not pass unseen, nor cost the other feeds
+                text = f"{name}: its feeds failed, starting them again: {_brief(error)}"
+                if text not in self._said:
+                    logger.exception(text)
+                self._said.add(text)
             gone = [feed for feed in self.feeds if feed.exchange == name]
             for feed in gone:
                 feed.close()
@@ -183,14 +190,12 @@ class Collector:
             name, self.plan.ccxt_config.get(name, {}), on_text, inverse=settings.inverse
         )
         try:
-            if self.plan.standby:
-                await self._until_free(name)
             await self._load_markets(name, client, read)
+            if self.plan.standby:
+                await self._until_needed(name, read)
             names = await self._names(name, client, read)
             held = []
-            for channel, inverse in read.CHANNELS.items():
-                if inverse and not settings.inverse:
-                    continue
+            for channel in self._channels(read):
                 feed = LiveFeed(
                     name,
                     channel,
@@ -202,6 +207,7 @@ class Collector:
                     self._clock,
                     self._something.set,  # type: ignore[union-attr]
                 )
+                feed.offset = self._offsets[name]
                 feeds[feed.url] = feed
                 held.append(feed)
             await self._recall(held)
@@ -220,24 +226,59 @@ class Collector:
         finally:
             await client.close()
 
-    async def _until_free(self, name: str) -> None:
-        """Wait until no other collector writes this exchange."""
+    async def _until_needed(self, name: str, read: Adapter) -> None:
+        """Wait while other collectors tell all contracts that are to be collected here."""
 
-        def free() -> bool:
+        def told() -> set[str]:
+            now = self._clock.now()
             with self.store.read() as reader:
-                updated = [feed.updated for feed in reader.feeds() if feed.exchange == name]
-            return self._clock.now() - max(updated, default=0) > GONE
+                _, members = reader.told()
+                alive = {
+                    feed.id
+                    for feed in reader.feeds()
+                    if feed.exchange == name and now - feed.updated < GONE
+                }
+                return {
+                    one.pair
+                    for one in reader.series()
+                    if any(m.feed in alive and m.end > now for m in members.get(one.id, ()))
+                }
 
-        while not await asyncio.to_thread(free):
+        while True:
+            symbols = set().union(*(self._chosen(name, one, read) for one in self._channels(read)))
+            pairs = {self._known[name][symbol].pair for symbol in symbols}
+            try:
+                others = await asyncio.to_thread(told)
+            except LiquidationsError as error:
+                self._say(str(error))
+                others = pairs
+            if not pairs <= others:
+                return
             self._say(f"{name}: another collector writes to this store, it is read from there")
             await asyncio.sleep(LOOK)
+
+    def _channels(self, read: Adapter) -> list[str]:
+        inverse = self.plan.settings.inverse
+        return [channel for channel, inverted in read.CHANNELS.items() if inverse or not inverted]
 
     async def _load_markets(self, name: str, client: Any, read: Adapter) -> None:
         async def load() -> dict[str, Contract]:
             await client.load_markets(True)
+            self._offsets[name] = self._offset(client)
             return read.contracts(client.markets.values())
 
         self._known[name] = await self._answered(f"{name}: its markets can't be loaded", load)
+
+    def _offset(self, client: Any) -> int:
+        """Measure by how much (ms) the exchange's clock is ahead of ours, from its last answer.
+
+        HTTP tells it to the second, so what is less than ``JUMP`` may be nothing.
+        """
+        told = (client.last_response_headers or {}).get("Date")
+        if told is None:
+            return 0
+        ahead = int(parsedate_to_datetime(told).timestamp() * 1000) + 500 - self._clock.now()
+        return ahead if abs(ahead) > JUMP else 0
 
     async def _answered(self, trouble: str, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask an exchange until it answers."""
@@ -309,16 +350,28 @@ class Collector:
         def read() -> None:
             with self.store.write() as writer:
                 for feed in feeds:
-                    row = writer.feed(feed.exchange, feed.channel, self._source(feed.exchange))
+                    row = self._row(writer, feed)
                     feed.covered = writer.covered_until(row)
-                    feed.sealed = max(feed.sealed, row.sealed)
-                    for minute, events in writer.minutes(row, feed.sealed - MEMORY):
+                    for minute, events in writer.minutes(row, self._clock.now() - MEMORY):
                         feed.activity.add(minute, events)
 
-        try:
-            await asyncio.to_thread(read)
-        except LiquidationsError as error:
-            self._say(str(error))
+        while True:
+            try:
+                return await asyncio.to_thread(read)
+            except LiquidationsError as error:
+                self._say(str(error))
+                await asyncio.sleep(LOOK)
+
+    def _row(self, writer: Writer, feed: LiveFeed) -> Feed:
+        """Return the row of a feed: its own one, or one that nobody else writes."""
+        names = feed.exchange, feed.channel, self._source(feed.exchange)
+        row = writer.claim(*names, self._holder, self._clock.now())
+        if feed.row is not None and row.id != feed.row:
+            # Another collector took it over, because this one could not write for too long.
+            logger.warning(f"{feed.name}: another collector took over, both go on")
+            writer.join(row, feed.pairs, self._clock.now())
+        feed.row = row.id
+        return row
 
     async def _fill(self, name: str, client: Any, feed: LiveFeed, before: int | None) -> None:
         """Bring what the exchange still has: of the time before, and then of each gap.
@@ -330,9 +383,11 @@ class Collector:
         hole = self._clock.now()
         if before is not None and not self.plan.standby:
             hole = before  # a gap like any other: bots may have read its candles
-        elif parts := await self._ask_for(client, feed, 0):
-            hole -= BEHIND
-            await asyncio.to_thread(self._insert, name, parts, hole)
+        else:
+            since = None if before is None else max(before, hole - REACH)
+            if parts := await self._ask_for(client, feed, since or 0):
+                hole -= BEHIND
+                await asyncio.to_thread(self._insert, name, parts, since, hole)
         while True:
             start, end = await feed.resumed(hole)
             await asyncio.sleep(BEHIND / 1000 + 5)
@@ -348,19 +403,22 @@ class Collector:
             self._say(f"{feed.name}: the time before could not be filled: {_brief(error)}")
             return {}
 
-    def _insert(self, name: str, parts: Mapping[str, Events], until: int) -> None:
-        """Store what happened before the feed began; nobody has read those candles yet."""
+    def _insert(
+        self, name: str, parts: Mapping[str, Events], since: int | None, until: int
+    ) -> None:
+        """Store what happened while nobody listened, and so no bot was running here.
+
+        :param since: from when it is complete; None: from the oldest order
+        """
         new = 0
         try:
             with self.store.write() as writer:
                 for pair, events in parts.items():
-                    if len(events):
-                        span = np.array(
-                            [[events.timestamp[0], max(until, events.timestamp[-1] + 1)]]
-                        )
-                        done = writer.insert(name, pair, self._source(name), events, span)
-                        new += done.new
-            logger.info(f"{name}: {new} liquidations of the last hours filled in")
+                    start = events.timestamp[0] if since is None and len(events) else since
+                    span = np.array([[until if start is None else min(start, until), until]])
+                    done = writer.insert(name, pair, self._source(name), events, span)
+                    new += done.new
+            logger.info(f"{name}: {new} liquidations of the time before filled in")
         except LiquidationsError as error:
             self._say(str(error))
 
@@ -375,6 +433,12 @@ class Collector:
             if step := self._clock.follow():
                 for feed in self.feeds:
                     feed.jumped(step)
+            if await asyncio.to_thread(self.store.replaced):
+                logger.warning(f"the store {self.store.shown} is gone or another; it is made anew")
+                self.store = await asyncio.to_thread(Store, self.plan.settings.db_url, create=True)
+                for feed in self.feeds:
+                    feed.row = None
+                    feed.work.members.append((feed.pairs, feed.clock()))
             for feed in self.feeds:
                 since, now = feed.silent_since(), feed.clock()
                 if since is None:
@@ -432,11 +496,14 @@ class Collector:
         """Write in one transaction; runs in the writer's thread."""
         done, late, repeated = 0, 0, 0
         with self.store.write() as writer:
-            for feed, work in works:
-                row = writer.feed(feed.exchange, feed.channel, self._source(feed.exchange))
+            # Always in one order, so that two collectors do not wait for each other.
+            for feed, work in sorted(works, key=lambda one: one[0].name):
+                row = self._row(writer, feed)
                 # A minute whose bots have read it by now is sealed, whether we were in time or not.
-                read = int(self.plan.settings.settle * 1000) - WRITE_EARLY
-                row = replace(row, sealed=max(row.sealed, (feed.clock() - read) // MINUTE * MINUTE))
+                if feed.exchange_time() is not None:
+                    read = int(self.plan.settings.settle * 1000) - WRITE_EARLY
+                    due = (feed.clock() - read) // MINUTE * MINUTE
+                    row = replace(row, sealed=max(row.sealed, due))
                 known = row.sealed + MINUTE
                 for pairs, start in work.members:
                     writer.join(row, pairs, start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 
 
@@ -20,6 +21,15 @@ class OtherAnswer(LiquidationsError):
 
     A file that was named is an error then; one that was found in a folder is passed over.
     """
+
+
+def mask(url: str) -> str:
+    """Hide the password in what may be a database URL, however it is mistyped.
+
+    >>> mask("postgresql+psycopg://bot:secret@host:54x/db")
+    'postgresql+psycopg://bot:***@host:54x/db'
+    """
+    return re.sub(r"(/[^:/@]*:).*@", r"\1***@", url)
 
 
 def require(name: str, value: float, least: float, most: float = math.inf) -> None:

@@ -44,8 +44,8 @@ PATIENCE = 30
 #: Clocks that differ by more (ms) are reported, judged by the frames of so long a time (s).
 CLOCK_OFF, JUDGE_CLOCK = 1_000, 60.0
 
-#: A clock that steps by more (ms) has jumped.
-JUMP = 2_000
+#: A clock that steps by more (ms) has jumped; so long (s) after the first a second message says so.
+JUMP, CONFIRM = 2_000, 0.5
 
 #: Kinds of problems that are told apart, orders of unknown contracts that are kept.
 _KINDS, _KEPT = 200, 1_000
@@ -135,7 +135,12 @@ class LiveFeed:
         self.names = None if names is None else tuple(names)
         self.url = client.implode_hostname(adapter.address(client.urls["api"]["ws"], channel))
         self._now, self._wake = clock.now, wake
-        self.sealed = self._now() // MINUTE * MINUTE
+        #: The minute that was sealed last; none before the first tick.
+        self.sealed = 0
+        #: The row of the store that this feed writes.
+        self.row: int | None = None
+        #: By how much (ms) the exchange's clock is ahead of ours, where its messages tell no time.
+        self.offset = 0
         self.activity = Activity()
         self.work = Work()
         self.problems: Counter[str] = Counter()
@@ -152,6 +157,13 @@ class LiveFeed:
         self._reason = "start"
         self._connection: Any = None
         self._asked: dict[str, Request] = {}
+        #: Names whose subscription was acknowledged in this session.
+        self._told: set[str] = set()
+        self._waiting = 0
+        self._acknowledged_all = False
+        #: The exchange's time and ours (monotonic) when it was told last, and one that is doubted.
+        self._synced: tuple[int, float] | None = None
+        self._doubted: tuple[int, float] | None = None
         self._live, self._proven = False, True
         self._tick: tuple[int, float] | None = None
         self._heard = self._began = self._written = time.monotonic()
@@ -169,8 +181,9 @@ class LiveFeed:
 
     @property
     def pairs(self) -> frozenset[str]:
-        """Name the pairs that are collected."""
-        return frozenset(self.contracts[symbol].pair for symbol in self.chosen)
+        """Name the pairs that are told: chosen, and if they are subscribed to, acknowledged."""
+        told = self.chosen & self._told if self.names is None else self.chosen
+        return frozenset(self.contracts[symbol].pair for symbol in told)
 
     def close(self) -> None:
         """Say with the last work that the feed has ended."""
@@ -249,9 +262,9 @@ class LiveFeed:
                 self._minute_events += 1
                 self.last_event, self.last_order = now, order
             elif order.symbol not in self.contracts and order.symbol not in self.ignored:
-                kept = self.unknown.setdefault(order.symbol, [])
-                if sum(map(len, self.unknown.values())) < _KEPT:
-                    kept.append((order, now, rank))
+                self._waiting += 1
+                if self._waiting <= _KEPT:
+                    self.unknown.setdefault(order.symbol, []).append((order, now, rank))
         self._wake()
 
     def _rank(self, order: Order) -> int:
@@ -267,15 +280,30 @@ class LiveFeed:
 
     def _note_time(self, sent: int | None, now: int) -> None:
         # A companion without a time proves the path all the same: then it is our clock that counts.
-        moment = now if sent is None else sent
-        if abs(moment - now) > 24 * 60 * MINUTE:
-            self.problem(f"the exchange's time {moment} is more than a day off ours")
+        moment, at = now + self.offset if sent is None else sent, time.monotonic()
+        expected = self.exchange_time() or now
+        if moment > expected + JUMP and not self._confirmed(moment, at):
+            # One wrong message must not close the minutes to come.
+            self.problem(f"a message is dated {moment}, {moment - expected} ms ahead of the others")
             return
-        # One wrong message must not close the minutes to come.
-        moment = min(moment, now + 2 * CLOCK_OFF)
-        self._tick = max(moment, self._tick[0] if self._tick else 0), time.monotonic()
+        if self._synced is None or moment >= expected:
+            self._synced = moment, at
+        self._tick = max(moment, self._tick[0] if self._tick else 0), at
         if sent is not None:
             self._note_skew(sent - now)
+        if self._acknowledged_all and not self._live:
+            self._go_live()
+
+    def _confirmed(self, moment: int, at: float) -> bool:
+        """Tell whether an earlier message was ahead of the others in the same way."""
+        doubted = self._doubted
+        if doubted is not None and at - doubted[1] >= CONFIRM:
+            elapsed = int((at - doubted[1]) * 1000)
+            if abs(moment - doubted[0] - elapsed) <= JUMP:
+                return True
+            self._doubted = None
+        self._doubted = self._doubted or (moment, at)
+        return False
 
     def _note_skew(self, skew: int) -> None:
         """Report a clock that is off; of many frames the least delayed one tells."""
@@ -293,10 +321,10 @@ class LiveFeed:
             )
 
     def exchange_time(self) -> int | None:
-        """Estimate the exchange's time now, from its last tick."""
-        if self._tick is None:
+        """Estimate the exchange's time now; None before it told any."""
+        if self._synced is None:
             return None
-        sent, at = self._tick
+        sent, at = self._synced
         return sent + int((time.monotonic() - at) * 1000)
 
     def clock(self) -> int:
@@ -315,22 +343,30 @@ class LiveFeed:
         request = self._asked.pop(token, None)
         if request is None:
             return
+        self._told |= set(request.names)
         if self._live:
             self.work.members.append((self.pairs, self.clock()))
-        elif not self._asked:
-            self._go_live()
+        else:
+            self._ask_or_go()
         self._wake()
 
+    def _ask_or_go(self) -> None:
+        """Go live when all is acknowledged and the exchange has told its time."""
+        self._acknowledged_all = not self._asked
+        if self._acknowledged_all and self._tick is not None:
+            self._go_live()
+
     def _go_live(self) -> None:
-        now = self.exchange_time() or self._now()
-        start = max(now, self.covered or 0)
+        start = max(self.exchange_time() or self._now(), self.covered or 0)
         if self.covered is not None:
             self.work.gaps.append((self.covered, start, self._reason))
         self._resumed.append((self.covered or 0, start))
         self.covered, self._live, self.state = start, True, "live"
         self.last_event = None
         self.work.members.append((self.pairs, start))
-        logger.info(f"{self.name}: listening to {len(self.chosen)} contracts")
+        logger.info(f"{self.name}: listening to {len(self.chosen)} contract(s)")
+        if self.names is None and (missing := self.chosen - self._told):
+            self._ask(self._named(sorted(missing)))  # chosen while it was subscribing
 
     def _refused(self, token: str | None, why: str, data: str | bytes) -> None:
         request = self._asked.pop(token, None) if token else None
@@ -343,8 +379,8 @@ class LiveFeed:
             self.problem(f"{request.names[0]} can't be subscribed: {why}", data)
             self.chosen -= set(request.names)
             self.ignored |= set(request.names)
-            if not self._asked and not self._live:
-                self._go_live()
+            if not self._live:
+                self._ask_or_go()
         else:
             half = len(request.names) // 2
             for names in (request.names[:half], request.names[half:]):
@@ -414,12 +450,13 @@ class LiveFeed:
         while self._dials and now - self._dials[0] > 300:
             self._dials.popleft()
         busy = 10.0 if len(self._dials) > PATIENCE else 0.2
-        return min(30.0, max(busy, 0.2 * 2**failures if failures else busy))
+        return min(30.0, max(busy, 0.2 * 2 ** min(failures, 8) if failures else busy))
 
     async def _session(self) -> None:
         self._dials.append(time.monotonic())
         self._ranks, self._tick = (Counter(), Counter()), None
-        self._live, self._proven = False, True
+        self._live, self._proven, self._acknowledged_all = False, True, False
+        self._told = set()
         self._sending: set[asyncio.Future[None]] = set()
         names = sorted(self.chosen) if self.names is None else self.names
         requests = self.adapter.requests(self.channel, names)
@@ -470,7 +507,9 @@ class LiveFeed:
     def _check(self) -> None:
         now = time.monotonic()
         if not self._live and now - self._began > ACKNOWLEDGE:
-            raise Lost("error", f"{len(self._asked)} subscriptions were not acknowledged")
+            left = len(self._asked)
+            why = f"{left} subscriptions were not acknowledged" if left else "its time did not come"
+            raise Lost("error", why)
         limit = min(max(3 * self.adapter.TICK / 1000, SILENT[0]), SILENT[1])
         if now - self._heard > limit:
             raise Lost("silence", f"nothing came for {now - self._heard:.0f} s")
@@ -487,6 +526,7 @@ class LiveFeed:
     def jumped(self, step: int) -> None:
         """End the session because our clock jumped, by ``step`` ms."""
         self._proven = False
+        self.offset -= step
         self._fail(Lost("clock", f"this machine's clock jumped by {step / 1000:+.1f} s"))
 
     def _since(self) -> int:
@@ -544,7 +584,8 @@ class LiveFeed:
         """
         mark = self.watermark if self._live else None
         due = max(self.clock() - settle, (mark or 0) - JITTER) // MINUTE * MINUTE
-        if due > self.sealed:
+        # Without the exchange's time nothing is sealed: ours may be off, and bots do it themselves.
+        if self._tick is not None and due > self.sealed:
             if self._live and due - self.sealed == MINUTE and self.covered is not None:
                 self.activity.add(self.sealed, self._minute_events)
             self._minute_events = 0
@@ -572,12 +613,12 @@ class LiveFeed:
         """
         self.contracts.update(contracts)
         self.choose(chosen)
-        waiting, self.unknown = self.unknown, {}
+        waiting, self.unknown, self._waiting = self.unknown, {}, 0
         for symbol in waiting:
             if symbol not in self.contracts:
                 self.ignored.add(symbol)
                 if symbol not in listed:
-                    self.problem(f"the exchange lists no contract {symbol}")
+                    self.problem(f"the exchange lists no contract {symbol!r}")
         for rows in waiting.values():
             self.work.orders += [row for row in rows if row[0].symbol in self.chosen]
 

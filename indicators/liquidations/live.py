@@ -104,11 +104,14 @@ def start(config: Mapping[str, Any], settings: Settings, pair: str | None = None
     :param pair: a strategy asks for it; ``MARKET`` is all of them
     """
     if not settings.collect:
+        stop_all()
         return
     plan = plan_of(config, settings, standby=True)
     if pair is not None and plan.bases is not None:
         plan = replace(plan, bases=None if pair == MARKET else plan.bases | {base_of(pair)})
     with _lock:
+        for url in [url for url in _running if url != settings.db_url]:
+            _running.pop(url).stop()  # a bot has one configuration, and it was changed
         inside = _running.get(settings.db_url)
         if inside is not None and _rest_of(inside.plan) != _rest_of(plan):
             inside.stop()

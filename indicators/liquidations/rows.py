@@ -69,13 +69,14 @@ _FEED_OF = (
         FEED.c.exchange == sa.bindparam("of_exchange"),
         FEED.c.channel == sa.bindparam("of_channel"),
         FEED.c.source == sa.bindparam("of_source"),
+        FEED.c.number == sa.bindparam("of_number"),
     )
     .with_for_update()
 )
 _SAVE_FEED = (
     sa.update(FEED)
     .where(FEED.c.id == sa.bindparam("of_feed"))
-    .values({name: sa.bindparam(name) for name in ("sealed", "updated", "digest")})
+    .values({name: sa.bindparam(name) for name in ("holder", "sealed", "updated", "digest")})
 )
 
 
@@ -89,12 +90,17 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Name one live channel of an exchange; ``sealed`` and ``updated`` are ms UTC."""
+    """Name one live channel of an exchange as one collector (the ``holder``) tells it.
+
+    ``sealed`` and ``updated`` are ms UTC.
+    """
 
     id: int
     exchange: str
     channel: str
     source: str
+    number: int
+    holder: str
     sealed: int
     updated: int
     digest: int
@@ -110,29 +116,39 @@ class Feed:
 
 def feeds(connection: Connection) -> list[Feed]:
     """List all feeds."""
-    rows = connection.execute(sa.select(FEED).order_by(FEED.c.exchange, FEED.c.channel, FEED.c.id))
+    rows = connection.execute(
+        sa.select(FEED).order_by(FEED.c.exchange, FEED.c.channel, FEED.c.number)
+    )
     return [Feed(*row) for row in rows]
 
 
-def find_feed(connection: Connection, exchange: str, channel: str, source: str) -> Feed | None:
+def find_feed(
+    connection: Connection, exchange: str, channel: str, source: str, number: int
+) -> Feed | None:
     """Find a feed and lock its row."""
-    names = {"of_exchange": exchange, "of_channel": channel, "of_source": source}
+    names = {
+        "of_exchange": exchange, "of_channel": channel, "of_source": source, "of_number": number
+    }  # fmt: skip
     row = connection.execute(_FEED_OF, names).one_or_none()
     return None if row is None else Feed(*row)
 
 
-def make_feed(connection: Connection, exchange: str, channel: str, source: str) -> Feed:
+def make_feed(
+    connection: Connection, exchange: str, channel: str, source: str, number: int
+) -> Feed:
     """Make a feed that has not listened yet, unless another writer just did."""
-    names = {"exchange": exchange, "channel": channel, "source": source}
-    connection.execute(insert_new(connection, FEED).values(sealed=0, updated=0, digest=0, **names))
-    found = find_feed(connection, **names)
+    names = {"exchange": exchange, "channel": channel, "source": source, "number": number}
+    connection.execute(
+        insert_new(connection, FEED).values(holder="", sealed=0, updated=0, digest=0, **names)
+    )
+    found = find_feed(connection, exchange, channel, source, number)
     assert found is not None
     return found
 
 
 def save_feed(connection: Connection, feed: Feed) -> Feed:
     """Write what changes in the row of a feed."""
-    changing = {name: getattr(feed, name) for name in ("sealed", "updated", "digest")}
+    changing = {name: getattr(feed, name) for name in ("holder", "sealed", "updated", "digest")}
     connection.execute(_SAVE_FEED, {"of_feed": feed.id, **changing})
     return feed
 
@@ -149,7 +165,9 @@ def join(connection: Connection, feed: Feed, series: set[int], time: int) -> Non
     if gone := told - series:
         connection.execute(
             sa.update(MEMBER)
-            .where(MEMBER.c.series_id.in_(gone), MEMBER.c.end == FOREVER)
+            .where(
+                MEMBER.c.series_id.in_(gone), MEMBER.c.feed_id == feed.id, MEMBER.c.end == FOREVER
+            )
             .values(end=int(time))
         )
     if new := series - told:
@@ -200,14 +218,42 @@ def clip(rows: Ints, start: int, end: int) -> Ints:
     return np.column_stack((begin, stop, rows[:, 2]))[stop > begin]
 
 
+def with_own(own: Ints, live: Ints) -> Ints:
+    """Put intervals of imported coverage, which count as known in time, before live rows."""
+    return np.concatenate((np.pad(own, ((0, 0), (0, 1))), live))
+
+
+def split(rows: Ints) -> tuple[Ints, Ints]:
+    """Split coverage into what was known in time, and the rest, each ms as it was first known.
+
+    :param rows: (start, end, known), which may overlap: several collectors may have listened
+    :return: disjoint intervals, and disjoint late rows
+
+    >>> on_time, late = split(np.array([[0, 10, 0], [5, 20, 90], [15, 30, 60]]))
+    >>> on_time.tolist(), late.tolist()
+    ([[0, 10]], [[10, 15, 90], [15, 20, 60], [20, 30, 60]])
+    """
+    late = rows[:, 2] > 0
+    on_time = merge_intervals(rows[~late, :2])
+    if not late.any():
+        return on_time, rows[late]
+    points = np.unique(rows[:, :2])
+    first, last = np.searchsorted(points, rows[:, :2].T)
+    known = np.full(len(points) - 1, FOREVER)
+    for row in np.argsort(-rows[:, 2], kind="stable"):
+        known[first[row] : last[row]] = rows[row, 2]
+    after = (known > 0) & (known < FOREVER)
+    return on_time, np.column_stack((points[:-1], points[1:], known))[after]
+
+
 def told(connection: Connection) -> tuple[dict[int, Ints], dict[int, list[Told]]]:
     """Return when each feed listened, rows of (start, end, known), and what it tells."""
     by_feed: dict[int, list[Sequence[int]]] = {}
     for *row, feed in connection.execute(_COVERAGE.add_columns(FEED_COVERAGE.c.feed_id)):
         by_feed.setdefault(feed, []).append(row)
     by_series: dict[int, list[Told]] = {}
-    for series, *row in connection.execute(sa.select(MEMBER)):
-        start, end, feed = row
+    columns = MEMBER.c.series_id, MEMBER.c.feed_id, MEMBER.c.start, MEMBER.c.end
+    for series, feed, start, end in connection.execute(sa.select(*columns)):
         by_series.setdefault(series, []).append(Told(feed, start, end))
     return {feed: _intervals(rows) for feed, rows in by_feed.items()}, by_series
 

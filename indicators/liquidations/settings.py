@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liquidations.errors import LiquidationsError
+from liquidations.errors import LiquidationsError, mask
 from liquidations.exchanges import EXCHANGES
 
 
@@ -73,7 +73,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             )
     db_url = section.get("db_url", default_db_url(config))
     if not isinstance(db_url, str) or "://" not in db_url:
-        raise _wrong("db_url", db_url, "a database URL such as sqlite:///liquidations.sqlite")
+        shown = mask(db_url) if isinstance(db_url, str) else db_url
+        raise _wrong("db_url", shown, "a database URL such as sqlite:///liquidations.sqlite")
     flags = {"inverse": False, "as_of": True, "simulated": False}
     for key, default in flags.items():
         flags[key] = section.get(key, default)
@@ -113,10 +114,11 @@ def _ccxt_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     section = config.get(SECTION, {}).get("ccxt_config", {})
     allowed = f"an object of objects, by one of {', '.join(EXCHANGES)}"
     if not isinstance(section, Mapping):
-        raise _wrong("ccxt_config", section, allowed)
+        raise _wrong("ccxt_config", type(section).__name__, allowed)
     for name, own in section.items():
         if name not in EXCHANGES or not isinstance(own, Mapping):
-            raise _wrong("ccxt_config", {name: own}, allowed)
+            # Names only: what is in there may be a key.
+            raise _wrong("ccxt_config", name, allowed)
     return section
 
 

@@ -10,11 +10,12 @@ really new. Inserting is idempotent: what is there already is recognised and lef
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from sqlalchemy.engine import Connection
 from liquidations import rows as live_rows
 from liquidations.candles import Late, Source, add_bars, to_bars
 from liquidations.database import explain, file_of, no_store, open_engine
-from liquidations.errors import LiquidationsError
+from liquidations.errors import LiquidationsError, mask
 from liquidations.event import (
     DAY,
     MINUTE,
@@ -60,7 +61,8 @@ _VERSION = sa.select(META.c.value).where(META.c.name == "schema")
 # Of a series that a feed tells, the feed's digest says whether anything came.
 _ALL_SERIES = sa.select(
     SERIES,
-    sa.select(sa.func.max(FEED.c.digest))
+    # Halves of several feeds' digests can be added without an overflow.
+    sa.select(sa.cast(sa.func.sum(FEED.c.digest / 65536), sa.BigInteger))
     .join(MEMBER, MEMBER.c.feed_id == FEED.c.id)
     .where(MEMBER.c.series_id == SERIES.c.id)
     .scalar_subquery()
@@ -149,7 +151,7 @@ class Store:
             url = sa.make_url(db_url)
         except (sa.exc.ArgumentError, ValueError) as error:
             raise LiquidationsError(
-                f"{db_url!r} is not a database URL; "
+                f"{mask(db_url)!r} is not a database URL; "
                 "write for example sqlite:///user_data/liquidations.sqlite"
             ) from error
         #: The URL without its password, for messages.
@@ -280,10 +282,9 @@ class Reader:
             rows, events = self._rows(series, start, end)
             bars = joined(bars, rows)
             live = live_rows.coverage_of(self._connection, series.id)
-            after = live[:, 2] > 0
-            coverage = merge_intervals(np.concatenate((coverage, live[~after, :2])))
-            if after.any() or len(events[1]):
-                late = Late(*events, live[after])
+            coverage, after = live_rows.split(live_rows.with_own(coverage, live))
+            if len(after) or len(events[1]):
+                late = Late(*events, after)
         return Source(series.source, series.period, bars, coverage, series.counted, late)
 
     def parts(
@@ -447,13 +448,22 @@ class Writer(Reader):
 
     # --- live feeds ---
 
-    def feed(self, exchange: str, channel: str, source: str) -> Feed:
+    def feed(self, exchange: str, channel: str, source: str, number: int = 0) -> Feed:
         """Find or make a live feed, and lock it against other writers until the end."""
-        found = live_rows.find_feed(self._connection, exchange, channel, source)
+        found = live_rows.find_feed(self._connection, exchange, channel, source, number)
         if found is None:
             self._refuse_mixture(source)
-            found = live_rows.make_feed(self._connection, exchange, channel, source)
+            found = live_rows.make_feed(self._connection, exchange, channel, source, number)
         return found
+
+    def claim(self, exchange: str, channel: str, source: str, holder: str, now: int) -> Feed:
+        """Take over the first feed that is the holder's already, or that nobody writes now (ms)."""
+        for number in itertools.count():
+            found = self.feed(exchange, channel, source, number)
+            if found.holder == holder or now - found.updated >= live_rows.GONE:
+                mine = replace(found, holder=holder, updated=now)
+                return live_rows.save_feed(self._connection, mine)
+        raise AssertionError("numbers do not end")
 
     def join(self, feed: Feed, pairs: Iterable[str], time: int) -> None:
         """Let a feed tell these pairs from ``time`` (ms) on, and no others any longer."""

@@ -9,8 +9,9 @@ What was imported, or is done with, lies in compressed segments; what arrives on
 - ``liq_segment``: columns packed into compressed bytes (``segments.py``), one row per series,
   period and stretch of time. Period 0 are events, a day a row; else bars, 131,072 periods a row.
 - ``liq_coverage``: disjoint intervals in which an archive answered for a series.
-- ``liq_feed``: one row for each live channel of an exchange. ``sealed`` is the minute up to which
-  its candles are closed (``rows.py``), ``digest`` a hash of all its rows.
+- ``liq_feed``: one row for each live channel of an exchange and each collector that writes it at
+  the same time: ``holder`` is whose it is, ``number`` counts them. ``sealed`` is the minute up to
+  which its candles are closed (``rows.py``), ``digest`` a hash of all its rows.
 - ``liq_member``: since when, and until when, a series is told by a feed.
 - ``liq_event``: live liquidations. ``known`` is 0, or, of one that came late, the first minute's
   close at which it was known.
@@ -74,18 +75,20 @@ FEED = sa.Table(
     sa.Column("exchange", sa.String(32), nullable=False),
     sa.Column("channel", sa.String(32), nullable=False),
     sa.Column("source", sa.String(32), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("holder", sa.String(32), nullable=False),
     sa.Column("sealed", sa.BigInteger, nullable=False),
     sa.Column("updated", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("exchange", "channel", "source"),
+    sa.UniqueConstraint("exchange", "channel", "source", "number"),
 )
 MEMBER = sa.Table(
     "liq_member",
     metadata,
     sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
     sa.Column("start", sa.BigInteger, primary_key=True),
+    sa.Column("feed_id", sa.ForeignKey(FEED.c.id), primary_key=True),
     sa.Column("end", sa.BigInteger, nullable=False),
-    sa.Column("feed_id", sa.ForeignKey(FEED.c.id), nullable=False),
 )
 EVENT = sa.Table(
     "liq_event",

@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from liquidations.candles import Late, Source
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, MINUTE, Bars, Events, Ints, merge_intervals
-from liquidations.rows import GONE, Feed, Told, clip
+from liquidations.event import DAY, MINUTE, Bars, Events, Ints
+from liquidations.rows import GONE, Feed, Told, clip, split, with_own
 from liquidations.store import Reader, Series, Store, joined
 
 
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 OPEN = 5 * MINUTE
 
 _NEVER = 2**62
+
+#: A feed that has not written for so long (ms) will not do so of a candle that closes now.
+ENDED = 3_600_000
 
 #: How often (s) the store is asked whether a minute is sealed.
 POLL = 0.01
@@ -75,7 +78,7 @@ class LiveView:
         self._bases: dict[str, list[Series]] = {}
         self._told: Mapping[int, list[Told]] = {}
         self._held: dict[tuple[int, int], _Held] = {}
-        self._clipped: dict[Told, tuple[Ints, Ints]] = {}
+        self._split: dict[tuple[Told, ...], tuple[Ints, Ints]] = {}
         self._coverage: Mapping[int, Ints] = {}
 
     def until(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
@@ -88,19 +91,21 @@ class LiveView:
             while any(self._waited.get(exchange, 0) < close for exchange in exchanges):
                 now = time.time_ns() // 1_000_000
                 with self._store().read() as reader:
-                    waiting = [
+                    # One that ended lately may still be writing.
+                    open_ = [
                         feed
                         for feed in reader.feeds()
                         if feed.exchange in exchanges
                         and feed.sealed < close
-                        and now - feed.updated < GONE
+                        and now - feed.updated < ENDED
                     ]
-                    if not waiting:
+                    waiting = any(now - feed.updated < GONE for feed in open_)
+                    if not open_:
                         self._read(reader, close)
                         self._waited |= dict.fromkeys(exchanges, close)
                 if waiting and now < close + settle * 1000:
                     time.sleep(POLL)
-                elif waiting and not self._seal(waiting, close):
+                elif open_ and not self._seal(open_, close):
                     with self._store().read() as reader:
                         self._read(reader, close)
                     self._waited |= dict.fromkeys(exchanges, close)
@@ -114,7 +119,7 @@ class LiveView:
         try:
             with self._store().write() as writer:
                 for feed in feeds:
-                    row = writer.feed(feed.exchange, feed.channel, feed.source)
+                    row = writer.feed(feed.exchange, feed.channel, feed.source, feed.number)
                     writer.seal(row, close, row.updated)
         except LiquidationsError as error:
             if not self._said:
@@ -132,7 +137,7 @@ class LiveView:
         self._close = max(close, self._close)
 
     def _renew(self, bars: Mapping[int, Bars], late: set[int], since: int) -> None:
-        self._clipped = {}
+        self._split = {}
         self._bases = {}
         for one in self._series:
             self._bases.setdefault(one.base, []).append(one)
@@ -163,27 +168,22 @@ class LiveView:
             self._held[series.id, series.digest] = held
         held.asked = min(held.asked, int(start))
         bars = joined(held.packed, held.rows)
-        on_time, late = self._coverage_of(series)
-        if len(held.own):
-            on_time = merge_intervals(np.concatenate((held.own, on_time)))
+        on_time, late = self._coverage_of(series, held.own)
         some = Late(*held.late, late) if len(late) or len(held.late[1]) else None
         return Source(series.source, series.period, bars, on_time, series.counted, some)
 
-    def _coverage_of(self, series: Series) -> tuple[Ints, Ints]:
-        """Return when a feed told a series: intervals known in time, and late ones."""
-        parts = []
-        for told in self._told.get(series.id, ()):
-            if told not in self._clipped:  # most series were joined at the same time
-                rows = clip(self._coverage.get(told.feed, _NOTHING), told.start, told.end)
-                late = rows[:, 2] > 0
-                self._clipped[told] = merge_intervals(rows[~late, :2]), rows[late]
-            parts.append(self._clipped[told])
-        if len(parts) == 1:
-            return parts[0]
-        on_time = [one for one, _ in parts] or [_NOTHING[:, :2]]
-        return merge_intervals(np.concatenate(on_time)), np.concatenate(
-            [late for _, late in parts] or [_NOTHING]
-        )
+    def _coverage_of(self, series: Series, own: Ints) -> tuple[Ints, Ints]:
+        """Return when a series was observed: intervals known in time, and late ones."""
+        told = tuple(self._told.get(series.id, ()))
+        if len(own):
+            return split(with_own(own, self._live_coverage(told)))
+        if told not in self._split:  # most series were joined at the same time
+            self._split[told] = split(self._live_coverage(told))
+        return self._split[told]
+
+    def _live_coverage(self, told: Iterable[Told]) -> Ints:
+        parts = [clip(self._coverage.get(one.feed, _NOTHING), one.start, one.end) for one in told]
+        return np.concatenate([_NOTHING, *parts])
 
 
 _NOTHING = np.empty((0, 3), np.int64)
