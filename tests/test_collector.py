@@ -260,7 +260,7 @@ def test_recorded_frames_arrive_as_what_they_are(exchange, db_url, recorded, cap
             assert exchange.send(name, channel, payload) == 1
         expected = [(name, *rest) for name, _, _, _, *rest in RECORDED] + OTHERS
         until(lambda: number(db_url) == len(expected))
-        until(lambda: "okx swap: the exchange lists no contract XRP-USD-230929" in caplog.text)
+        until(lambda: "okx swap: the exchange lists no contract 'XRP-USD-230929'" in caplog.text)
         assert collector.late == len(expected)  # all are long past
         found = [
             (name, pair, int(at), int(side), float(amount), float(usd))
@@ -917,7 +917,7 @@ def test_a_bot_leaves_an_exchange_to_another_collector_until_that_is_gone(
         assert exchange.dials("binance") == 1
     until(lambda: exchange.dials("binance") == 2)
     until(lambda: "forceOrder" in str(exchange.subscribed("binance")))
-    until(lambda: "binance linear: listening to 1 contracts" in caplog.text)
+    until(lambda: "binance linear: listening to 1 contract(s)" in caplog.text)
     send(exchange, "binance", "linear", "short", 2, exchange.now())
     until(lambda: number(db_url) == 2)
     until(lambda: reasons(db_url, "binance", "linear") == ["start"])
@@ -930,6 +930,7 @@ def test_a_collector_that_died_is_succeeded_when_it_has_not_written_for_a_while(
     monkeypatch.setattr(collector_module, "GONE", 1_000)
     with Store(db_url, create=True) as store, store.write() as writer:
         feed = writer.feed("binance", "linear", "binance")
+        writer.join(feed, ["BTC/USDT:USDT"], 0)
         writer.seal(feed, 0, exchange.now())
     start(config(exchange, db_url, "binance"))
     time.sleep(0.6)

@@ -168,9 +168,6 @@ def test_a_bot_on_an_exchange_without_a_feed_is_told_what_to_set():
         ("as_of", 0),
         ("as_of", "false"),
         ("simulated", None),
-        ("ccxt_config", []),
-        ("ccxt_config", {"kraken": {}}),
-        ("ccxt_config", {"okx": "proxy"}),
     ],
 )
 def test_a_wrong_type_or_value_is_named_with_its_key(key, value):
@@ -194,3 +191,26 @@ def test_the_configuration_is_not_changed():
     given = config(exchanges=["okx"], min_coverage=0.5)
     read_settings(given)
     assert given == config(exchanges=["okx"], min_coverage=0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ([], "'list'"),
+        ({"kraken": {}}, "'kraken'"),
+        ({"okx": "proxy"}, "'okx'"),
+        ({"apiKey": "SECRET"}, "'apiKey'"),
+        ({"binnance": {"apiKey": "SECRET"}}, "'binnance'"),
+    ],
+)
+def test_a_wrong_ccxt_config_is_named_and_its_content_is_not(value, named):
+    with pytest.raises(LiquidationsError, match=f'"ccxt_config": got {named}, must be') as caught:
+        read_settings(config(ccxt_config=value))
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg:/u:SECRET@host/db", "x:/u:SE:CR@ET@host"])
+def test_a_wrong_url_does_not_tell_its_password(url):
+    with pytest.raises(LiquidationsError, match=r"u:\*\*\*@host") as caught:
+        read_settings(config(db_url=url))
+    assert "ET" not in str(caught.value)
