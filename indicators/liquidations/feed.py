@@ -281,12 +281,17 @@ class LiveFeed:
     def _note_time(self, sent: int | None, now: int) -> None:
         # A companion without a time proves the path all the same: then it is our clock that counts.
         moment, at = now + self.offset if sent is None else sent, time.monotonic()
-        expected = self.exchange_time() or now
-        if moment > expected + JUMP and not self._confirmed(moment, at):
-            # One wrong message must not close the minutes to come.
-            self.problem(f"a message is dated {moment}, {moment - expected} ms ahead of the others")
+        if abs(moment - now) > DAY:
+            self.problem(f"the exchange's time {moment} is more than a day off ours")
             return
-        if self._synced is None or moment >= expected:
+        expected = self.exchange_time()
+        ahead = moment - (now if expected is None else expected)
+        # Later ones may be delayed; but one wrong message must not close the minutes to come.
+        wrong = abs(ahead) > JUMP if expected is None else ahead > JUMP
+        if wrong and not self._confirmed(moment, at):
+            self.problem(f"a message is dated {moment}, {ahead} ms off what was expected")
+            return
+        if expected is None or moment >= expected:
             self._synced = moment, at
         self._tick = max(moment, self._tick[0] if self._tick else 0), at
         if sent is not None:
