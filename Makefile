@@ -3,7 +3,7 @@
 # make test        lint, types and all tests
 # make recorded    the same as demo on recorded data: make recorded RECORDED=../shared
 # make parity      compare what a bot saw with its backtest, to the bit; takes 8 minutes
-# make bench       what columns and readings cost
+# make bench       what columns, readings and the live loop cost
 
 PYTHON ?= python3
 RECORDED ?= ../shared
@@ -60,14 +60,14 @@ test: $(BIN)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 parity: $(BIN)/.test
 	$(BIN)/python tests/parity.py --runs 7
 
 bench: $(BIN)/.test
-	@status=0; for part in columns readings; do \
-		$(BIN)/python benchmarks/$$part.py || status=1; done; exit $$status
+	@status=0; for part in columns.py readings.py "live.py --minutes 0.25"; do \
+		$(BIN)/python benchmarks/$$part || status=1; done; exit $$status
 
 clean:
 	rm -rf .venv build dist

@@ -78,7 +78,7 @@ def play(pipe: Connection, rate: int, core: int | None) -> None:
         await peer.send_json({"result": None, "id": message["id"]})
         state["begin"] = time.monotonic()
         task = asyncio.create_task(push(peer))
-        async for message in peer:
+        async for _ in peer:
             pass
         task.cancel()
         return peer

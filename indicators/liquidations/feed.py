@@ -50,6 +50,9 @@ JUMP, CONFIRM = 2_000, 0.5
 #: Kinds of problems that are told apart, orders of unknown contracts that are kept.
 _KINDS, _KEPT = 200, 1_000
 
+#: Orders among which equal ones are counted; those of one millisecond arrive together.
+_TWINS = 10_000
+
 
 class Lost(Exception):
     """End a session, with one of ``REASONS`` and a text for people."""
@@ -274,7 +277,7 @@ class LiveFeed:
         young, old = self._ranks
         rank = young[order] + old[order]
         young[order] += 1
-        if len(young) > 100_000:
+        if len(young) > _TWINS:
             self._ranks = Counter(), young
         return rank
 
