@@ -917,7 +917,7 @@ def test_a_bot_leaves_an_exchange_to_another_collector_until_that_is_gone(
         assert exchange.dials("binance") == 1
     until(lambda: exchange.dials("binance") == 2)
     until(lambda: "forceOrder" in str(exchange.subscribed("binance")))
-    until(lambda: "binance linear: listening to 1 contract(s)" in caplog.text)
+    until(lambda: "binance linear: listening to 1 contract" in caplog.text)
     send(exchange, "binance", "linear", "short", 2, exchange.now())
     until(lambda: number(db_url) == 2)
     until(lambda: reasons(db_url, "binance", "linear") == ["start"])

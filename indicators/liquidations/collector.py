@@ -352,6 +352,8 @@ class Collector:
                 for feed in feeds:
                     row = self._row(writer, feed)
                     feed.covered = writer.covered_until(row)
+                    others = [one for one in writer.feeds() if one.exchange == feed.exchange]
+                    feed.read = max(other.sealed for other in others)
                     for minute, events in writer.minutes(row, self._clock.now() - MEMORY):
                         feed.activity.add(minute, events)
 
@@ -369,7 +371,8 @@ class Collector:
         if feed.row is not None and row.id != feed.row:
             # Another collector took it over, because this one could not write for too long.
             logger.warning(f"{feed.name}: another collector took over, both go on")
-            writer.join(row, feed.pairs, self._clock.now())
+            # What the row told before ends where that ended, and gets nothing of ours.
+            writer.join(row, feed.pairs, writer.covered_until(row) or 0)
         feed.row = row.id
         return row
 
@@ -381,10 +384,11 @@ class Collector:
         if name not in FILLED:
             return
         hole = self._clock.now()
-        if before is not None and not self.plan.standby:
+        if before is not None and (not self.plan.standby or before < feed.read):
             hole = before  # a gap like any other: bots may have read its candles
         else:
-            since = None if before is None else max(before, hole - REACH)
+            since = max(before or 0, feed.read) or None
+            since = None if since is None else max(since, hole - REACH)
             if parts := await self._ask_for(client, feed, since or 0):
                 hole -= BEHIND
                 await asyncio.to_thread(self._insert, name, parts, since, hole)

@@ -140,6 +140,8 @@ class LiveFeed:
         self._now, self._wake = clock.now, wake
         #: The minute that was sealed last; none before the first tick.
         self.sealed = 0
+        #: Until when bots may have read the exchange's candles before this feed began.
+        self.read = 0
         #: The row of the store that this feed writes.
         self.row: int | None = None
         #: By how much (ms) the exchange's clock is ahead of ours, where its messages tell no time.
@@ -372,7 +374,8 @@ class LiveFeed:
         self.covered, self._live, self.state = start, True, "live"
         self.last_event = None
         self.work.members.append((self.pairs, start))
-        logger.info(f"{self.name}: listening to {len(self.chosen)} contract(s)")
+        number = len(self.chosen)
+        logger.info(f"{self.name}: listening to {number} contract{'s' * (number != 1)}")
         if self.names is None and (missing := self.chosen - self._told):
             self._ask(self._named(sorted(missing)))  # chosen while it was subscribing
 

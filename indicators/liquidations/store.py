@@ -457,9 +457,12 @@ class Writer(Reader):
         return found
 
     def claim(self, exchange: str, channel: str, source: str, holder: str, now: int) -> Feed:
-        """Take over the first feed that is the holder's already, or that nobody writes now (ms)."""
-        for number in itertools.count():
-            found = self.feed(exchange, channel, source, number)
+        """Take the feed that is the holder's already, or the first that nobody writes now (ms)."""
+        names = exchange, channel, source
+        known = [one for one in self.feeds() if (one.exchange, one.channel, one.source) == names]
+        own = [one.number for one in known if one.holder == holder]
+        for number in itertools.chain(own, itertools.count()):
+            found = self.feed(*names, number)
             if found.holder == holder or now - found.updated >= live_rows.GONE:
                 mine = replace(found, holder=holder, updated=now)
                 return live_rows.save_feed(self._connection, mine)
