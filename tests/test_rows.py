@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from liquidations.candles import candle_closes, candle_opens, source_candles, to_bars
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events, make_events
+from liquidations.rows import GONE, split
 from liquidations.store import Inserted, Reader, Series, Store, Writer
 
 
@@ -308,6 +309,65 @@ def test_coverage_is_what_was_added_and_not_taken_back(store, steps, told):
     assert [ms for start, end in found.tolist() for ms in range(start, end)] == sorted(expected)
     assert covered_until == (START + max(observed) + 1 if observed else None)
     assert steps[0][0] is False or feed.digest != digest  # whoever caches sees the change
+
+
+@given(st.lists(st.tuples(piece, st.sampled_from([0, 0, 41, 50, 60])), max_size=8))
+def test_each_ms_counts_once_as_it_was_first_known(told):
+    drawn = [(start, end, known) for (start, end), known in told]
+    first: dict[int, int] = {}
+    for start, end, known in drawn:
+        for ms in range(start, end):
+            first[ms] = min(first.get(ms, known), known)
+    on_time, late = split(np.array(drawn, np.int64).reshape(-1, 3))
+    found = [(ms, 0) for start, end in on_time.tolist() for ms in range(start, end)]
+    found += [(ms, known) for start, end, known in late.tolist() for ms in range(start, end)]
+    assert sorted(found) == sorted(first.items())
+
+
+def test_coverage_by_several_collectors_is_never_more_than_all(store):
+    channel, pair = fresh()
+    noon = utc("2024-08-05 12:00")
+    with store.write() as writer:
+        for number, (start, end, known) in enumerate(
+            [
+                (0, 10 * MINUTE, 0),
+                (10_000, 50_000, 2 * MINUTE),  # filled in later, and heard already
+                (9 * MINUTE, 12 * MINUTE, 13 * MINUTE),
+            ]
+        ):
+            feed = writer.feed("okx", channel, "okx", number)
+            writer.join(feed, [pair], noon)
+            feed = writer.cover(feed, noon + start, noon + end, known and noon + known)
+            writer.seal(feed, noon, 0)
+        source = writer.source(series_of(writer, pair), *FOREVER)
+    happened = replace(source, late=source.late.in_time())
+    for first, length, seen, was in (
+        (0, 1, 1.0, 1.0),
+        (5, 5, 1.0, 1.0),
+        (10, 1, 0.0, 1.0),  # heard by the third, after it had closed
+        (0, 15, 12 / 15, 12 / 15),
+    ):
+        opens = np.array([noon + first * MINUTE])
+        closes = opens + length * MINUTE
+        assert source_candles(source, opens, closes).coverage.tolist() == [seen]
+        assert source_candles(happened, opens, closes).coverage.tolist() == [was]
+
+
+def test_a_collector_keeps_its_row_and_a_new_one_takes_what_is_free(store):
+    channel, _ = fresh()
+    names = "okx", channel, "okx"
+    with store.write() as writer:
+
+        def claim(holders: str, now: int) -> list[int]:
+            return [writer.claim(*names, holder, START + now).number for holder in holders]
+
+        assert claim("AABAB", 0) == [0, 0, 1, 0, 1]
+        assert claim("BC", GONE - 1) == [1, 2]
+        # A has ended or was killed: who has a row stays in it.
+        assert claim("BCDAC", GONE) == [1, 2, 0, 3, 2]
+        (ended,) = (one for one in writer.feeds() if (one.channel, one.number) == (channel, 1))
+        writer.seal(replace(ended, holder=""), 0, 0)
+        assert claim("CDAE", GONE) == [2, 0, 3, 1]
 
 
 def test_a_pair_is_told_from_when_it_joined_until_it_left(store):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +20,8 @@ from hypothesis import strategies as st
 
 from liquidations.candles import Candles, Source, source_candles
 from liquidations.event import MINUTE, Events, make_events
-from liquidations.rows import GONE
-from liquidations.store import Store
+from liquidations.rows import GONE, Feed
+from liquidations.store import Store, Writer
 from liquidations.view import LiveView
 
 
@@ -239,3 +242,147 @@ def test_threads_that_ask_at_once_read_once(store):
     for thread in threads:
         thread.join()
     assert len(opened) == 1
+
+
+# --- who decides what was in time -----------------------------------------------------------------
+
+PAIR = "BTC/USDT:USDT"
+CLOSE = START + 10 * MINUTE
+
+
+class Clock:
+    """Stand for the module ``time``, by which the minute before ``CLOSE`` has just ended."""
+
+    def __init__(self) -> None:
+        self._ahead = CLOSE * 1_000_000 - time.time_ns()
+
+    def time_ns(self) -> int:
+        return time.time_ns() + self._ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("liquidations.view.time", clock)
+    return clock
+
+
+def listening(store: Store, updated: int) -> Feed:
+    """Make a feed that covered the minute before ``CLOSE``, and has not sealed it."""
+    with store.write() as writer:
+        feed = writer.feed("okx", "swap", "okx")
+        writer.join(feed, [PAIR], START)
+        feed = writer.cover(feed, START, CLOSE)
+        return writer.seal(feed, CLOSE - MINUTE, updated)
+
+
+def commit(writer: Writer, at: int, usd: float) -> None:
+    """Write one order as the collector does."""
+    feed = writer.feed("okx", "swap", "okx")
+    events = events_of((at, "long", usd))
+    feed, _ = writer.append(feed, {PAIR: events}, feed.sealed + MINUTE)
+    writer.seal(feed, feed.sealed, feed.updated)
+
+
+def last_minute(source: Source) -> Candles:
+    opens = np.array([CLOSE - MINUTE])
+    return source_candles(source, opens, opens + MINUTE, squares=True)
+
+
+def long_of(view: LiveView, store: Store) -> float:
+    """Return what a bot reads of the last minute, which is what a backtest reads."""
+    (mine,) = view.series()
+    with store.read() as reader:
+        (series,) = reader.series()
+        theirs = last_minute(reader.source(series, CLOSE - MINUTE, 2**62))
+    candles = last_minute(view.source(mine, CLOSE - MINUTE, CLOSE))
+    same_candles(candles, theirs)
+    return float(candles.long[0])
+
+
+def test_a_bot_closes_the_minute_of_a_writer_that_is_stuck(store, clock):
+    listening(store, CLOSE - GONE - 1)
+    with store.write() as writer:
+        commit(writer, CLOSE - 10, 3.0)
+    view = LiveView(lambda: store)
+    assert wait(view, CLOSE, 5.0, "okx") < 0.5
+    assert long_of(view, store) == 3.0
+    with store.write() as writer:  # it goes on again
+        commit(writer, CLOSE - 5, 4.0)
+        assert writer.feeds()[0].sealed == CLOSE
+    assert long_of(view, store) == 3.0
+    with store.read() as reader:
+        (series,) = reader.series()
+        late = reader.source(series, CLOSE - MINUTE, CLOSE).late
+    assert late.events.value_usd.tolist() == [4.0]
+    assert late.known.tolist() == [CLOSE + MINUTE]
+
+
+def test_what_is_being_written_at_the_deadline_is_in_time_once_it_is_committed(store, clock):
+    listening(store, CLOSE)
+    begun = threading.Event()
+
+    def write() -> None:
+        with Store(store.db_url) as other:
+            with other.write() as writer:
+                commit(writer, CLOSE - 10, 3.0)
+                begun.set()
+                time.sleep(1.0)  # a slow disk
+            with other.write() as writer:
+                commit(writer, CLOSE - 5, 4.0)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait(5)
+    view = LiveView(lambda: store)
+    assert clock.time_ns() // 1_000_000 < CLOSE + 300
+    view.until(CLOSE, ("okx",), 0.3)
+    assert clock.time_ns() // 1_000_000 >= CLOSE + 1_000
+    thread.join()
+    seen = long_of(view, store)
+    # The second transaction and the bot's seal race for the lock; whoever wins, both agree.
+    with store.read() as reader:
+        (series,) = reader.series()
+        late = reader.source(series, CLOSE - MINUTE, CLOSE).late
+    assert seen == (7.0 if late is None else 3.0)
+
+
+def test_a_lock_that_is_given_up_in_time_changes_nothing(store, clock, caplog):
+    # Another program holds the store so long that its collector looks gone.
+    listening(store, CLOSE - GONE - 1)
+    path = store.db_url.removeprefix("sqlite:///")
+    with Store(f"{store.db_url}?timeout=0.1") as impatient:
+        view = LiveView(lambda: impatient)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            thread = threading.Thread(target=view.until, args=(CLOSE, ("okx",), 5.0))
+            thread.start()
+            time.sleep(0.5)
+            assert thread.is_alive()
+            other.execute("ROLLBACK")
+        thread.join(2)
+        assert not thread.is_alive()
+        with store.write() as writer:
+            assert writer.feeds()[0].sealed >= CLOSE
+            commit(writer, CLOSE - 5, 4.0)
+        assert long_of(view, store) == 0.0
+    assert caplog.text.count("a candle that is not complete can't be closed") == 1
+
+
+def test_a_bot_that_can_t_close_a_minute_reads_what_there_is(store, clock, caplog):
+    listening(store, CLOSE)
+    with store.write() as writer:
+        commit(writer, CLOSE - 10, 3.0)
+    path = store.db_url.removeprefix("sqlite:///")
+    with (
+        Store(f"{store.db_url}?timeout=0.1") as impatient,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        view = LiveView(lambda: impatient)
+        assert 0.2 < wait(view, CLOSE, 0.3, "okx") < 1.5
+        assert long_of(view, store) == 3.0
+    assert caplog.text.count("a candle that is not complete can't be closed") == 1

@@ -340,7 +340,7 @@ class LiveFeed:
     def clock(self) -> int:
         """Return our time, unless it runs far ahead of the exchange's: then that one's."""
         theirs = self.exchange_time()
-        return self._now() if theirs is None else min(self._now(), theirs + 2 * CLOCK_OFF)
+        return self._now() if theirs is None else min(self._now(), theirs + CLOCK_OFF)
 
     @property
     def watermark(self) -> int | None:

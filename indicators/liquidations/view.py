@@ -103,9 +103,13 @@ class LiveView:
                     if not open_:
                         self._read(reader, close)
                         self._waited |= dict.fromkeys(exchanges, close)
-                if waiting and now < close + settle * 1000:
+                due = now >= close + settle * 1000
+                if waiting and not due:
                     time.sleep(POLL)
                 elif open_ and not self._seal(open_, close):
+                    if not due:  # what is committed until then is still in time
+                        time.sleep(POLL)
+                        continue
                     with self._store().read() as reader:
                         self._read(reader, close)
                     self._waited |= dict.fromkeys(exchanges, close)
