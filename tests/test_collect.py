@@ -185,7 +185,8 @@ def test_a_service_stores_both_sides_of_each_exchange_until_it_is_stopped(exchan
     assert "\x1b" not in one.said
     assert "Traceback" not in one.said
     assert run(["list-data"]) == 0
-    assert len(re.findall(r"│ (\w+) +│ \w+ +│ stopped", capsys.readouterr().out)) == 6
+    # The second collector had a row of its own.
+    assert len(re.findall(r"│ (\w+) +│ \w+ +│ stopped", capsys.readouterr().out)) == 7
 
 
 def test_after_a_kill_it_goes_on_and_the_gap_has_a_reason(exchange, folder, capsys):
@@ -205,7 +206,7 @@ def test_after_a_kill_it_goes_on_and_the_gap_has_a_reason(exchange, folder, caps
         assert one.end(signal.SIGKILL) == -signal.SIGKILL
     with collecting(*words, terminal=True) as one:
         exchange.wait(lambda: send("short", exchange.now()), 15)
-        exchange.wait(lambda: re.search("short 25,000 USD, .* s ago", one.said))
+        exchange.wait(lambda: re.search("short 25,000 USD, .* s ago", one.said), 15)
         assert one.end(signal.SIGINT) == 0
     sides = [side for side, *_ in stored()["binance", PAIR]]
     assert sides[0] == "long"

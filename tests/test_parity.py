@@ -142,6 +142,18 @@ def end(child: subprocess.Popen[str]) -> None:
     child.wait()
 
 
+def listened(dry: DryRun) -> list[tuple[int, int]]:
+    """Return the intervals (ms) in which the bot listened since the start."""
+    file = REPOSITORY / "user_data/dry-run/liquidations.sqlite"
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        rows = connection.execute('SELECT start, "end" FROM liq_feed_coverage').fetchall()
+    return sorted(row for row in rows if row[0] > 1000 * dry.started)
+
+
+def length(spans: list[tuple[int, int]]) -> int:
+    return spans[-1][1] - spans[0][0] if spans else 0
+
+
 def test_dry_run_trades_reloads_and_ends(sessions):
     dry = sessions.dry
     dry.wait(lambda: "listening to 3 contracts" in dry.printed(), "the feed listens")
@@ -149,6 +161,7 @@ def test_dry_run_trades_reloads_and_ends(sessions):
     dry.ask("reload_config", data=b"")
     dry.wait(lambda: "config reloaded" in dry.printed(), "the configuration is loaded again")
     (trade, *_) = dry.wait(lambda: dry.ask("status"), "a trade")
+    dry.wait(lambda: length(listened(dry)) > 60_000, "a minute that was listened to")
     candles = dry.ask("pair_candles?pair=BTC/USDT:USDT&timeframe=1m&limit=2")
     last = dict(zip(candles["columns"], candles["data"][-1], strict=True))
     os.write(dry.terminal, b"\x03")
@@ -171,12 +184,8 @@ def test_dry_run_trades_reloads_and_ends(sessions):
     # One connection from the beginning to the end, over the reload.
     assert printed.count("listening to 3 contracts") == 1
     assert "reconnecting" not in printed
-    file = REPOSITORY / "user_data/dry-run/liquidations.sqlite"
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
-        rows = connection.execute('SELECT start, "end" FROM liq_feed_coverage').fetchall()
-    listened = sorted(row for row in rows if row[0] > 1000 * dry.started)
-    assert all(one[1] == other[0] for one, other in pairwise(listened))
-    assert listened[-1][1] - listened[0][0] > 60_000
+    spans = listened(dry)
+    assert all(one[1] == other[0] for one, other in pairwise(spans))
 
 
 @pytest.mark.parametrize("fault", parity.SHORT)

@@ -351,7 +351,7 @@ class Collector:
             with self.store.write() as writer:
                 for feed in feeds:
                     row = self._row(writer, feed)
-                    feed.covered = writer.covered_until(row)
+                    feed.covered = writer.listened_until(row)
                     others = [one for one in writer.feeds() if one.exchange == feed.exchange]
                     feed.read = max(other.sealed for other in others)
                     for minute, events in writer.minutes(row, self._clock.now() - MEMORY):

@@ -287,6 +287,20 @@ def covered_until(connection: Connection, feed: Feed) -> int | None:
     return connection.scalar(last)
 
 
+def listened_until(connection: Connection, feed: Feed) -> int | None:
+    """Return until when any collector listened to the channel of a feed; None if none ever did."""
+    last = (
+        sa.select(sa.func.max(FEED_COVERAGE.c.end))
+        .join(FEED, FEED.c.id == FEED_COVERAGE.c.feed_id)
+        .where(
+            FEED.c.exchange == feed.exchange,
+            FEED.c.channel == feed.channel,
+            FEED.c.source == feed.source,
+        )
+    )
+    return connection.scalar(last)
+
+
 def minutes(connection: Connection, feed: Feed, since: int) -> list[tuple[int, int]]:
     """List the minutes since ``since`` in which a feed listened, and how many events they had."""
     counted = (

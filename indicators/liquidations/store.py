@@ -323,6 +323,10 @@ class Reader:
         """Return until when (ms) a feed listened; None if it never did."""
         return live_rows.covered_until(self._connection, feed)
 
+    def listened_until(self, feed: Feed) -> int | None:
+        """Return until when (ms) any collector listened to the channel of a feed."""
+        return live_rows.listened_until(self._connection, feed)
+
     def minutes(self, feed: Feed, since: int) -> list[tuple[int, int]]:
         """List the minutes from ``since`` (ms) on in which a feed listened, and their events."""
         return live_rows.minutes(self._connection, feed, since)
