@@ -75,8 +75,9 @@ class Process:
     """Run the command, and gather what it prints."""
 
     def __init__(self, *words: str, terminal: bool = False) -> None:
-        # Freqtrade leaves the logging alone where it sees pytest.
-        env = {name: text for name, text in os.environ.items() if name != "PYTEST_VERSION"}
+        # Freqtrade leaves the logging alone where it sees pytest; the terminal tells its own size.
+        without = ("PYTEST_VERSION", "COLUMNS", "LINES")
+        env = {name: text for name, text in os.environ.items() if name not in without}
         self._bytes = b""
         self._began, self._first = time.monotonic(), 0.0
         ours, theirs = pty.openpty() if terminal else os.pipe()
