@@ -930,6 +930,7 @@ def test_dry_run_trades_in_replay(datadir: Path, bot: Path) -> None:
     with background(datadir, command, log, replay=True) as process:
         wait_for(log, f"ANALYSED {SHIB}", process)
         wait_for(log, "'type': entry_fill", process)
+        time.sleep(2)  # in the midst of its own transaction, Freqtrade would end with an error
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130  # Freqtrade's own code for SIGINT
     said = log.read_text()
