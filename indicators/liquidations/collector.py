@@ -248,13 +248,14 @@ class Collector:
             symbols = set().union(*(self._chosen(name, one, read) for one in self._channels(read)))
             pairs = {self._known[name][symbol].pair for symbol in symbols}
             try:
-                others = await asyncio.to_thread(told)
+                if not pairs <= await asyncio.to_thread(told):
+                    return
             except LiquidationsError as error:
                 self._say(str(error))
-                others = pairs
-            if not pairs <= others:
-                return
-            self._say(f"{name}: another collector writes to this store, it is read from there")
+            else:
+                if pairs:  # else a strategy has not asked for any yet
+                    text = "another collector writes to this store, it is read from there"
+                    self._say(f"{name}: {text}")
             await asyncio.sleep(LOOK)
 
     def _channels(self, read: Adapter) -> list[str]:
@@ -442,9 +443,9 @@ class Collector:
                 self.store = await asyncio.to_thread(Store, self.plan.settings.db_url, create=True)
                 for feed in self.feeds:
                     feed.row = None
-                    feed.work.members.append((feed.pairs, feed.clock()))
+                    feed.work.members.append((feed.pairs, feed.moment()))
             for feed in self.feeds:
-                since, now = feed.silent_since(), feed.clock()
+                since, now = feed.silent_since(), feed.moment()
                 if since is None:
                     continue
                 others = [

@@ -102,7 +102,8 @@ class Clock:
 
     def follow(self) -> int:
         """Follow the system's clock, and return by how much (ms) it has jumped, or 0."""
-        step, self._ahead = self._system() - self._ahead, self._system()
+        ahead = self._system()
+        step, self._ahead = ahead - self._ahead, ahead
         return step if abs(step) > JUMP else 0
 
 
@@ -150,7 +151,6 @@ class LiveFeed:
         self.work = Work()
         self.problems: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
-        self.last_event: int | None = None
         self.last_order: Order | None = None
         self.state = "starting"
         #: Until when coverage was handed over; None before the first.
@@ -171,7 +171,7 @@ class LiveFeed:
         self._doubted: tuple[int, float] | None = None
         self._live, self._proven = False, True
         self._tick: tuple[int, float] | None = None
-        self._heard = self._began = self._written = time.monotonic()
+        self._heard = self._began = self._written = self._quiet = time.monotonic()
         self._ranks: tuple[Counter[Order], Counter[Order]] = Counter(), Counter()
         self._minute_events = 0
         #: Since when frames are judged, and how far the least delayed one was ahead of our clock.
@@ -206,9 +206,7 @@ class LiveFeed:
         since = min((start for start, _ in self.work.spans), default=last)
         self.work.spans = [(max(start, last), max(end, last)) for start, end in self.work.spans]
         self.work.gaps.append((since, last, "error"))
-        self.problem(
-            f"{self.name}: {number} liquidations were given up, the store can't be written"
-        )
+        self.problem(f"{number} liquidations were given up, the store can't be written")
 
     @property
     def live(self) -> bool:
@@ -233,11 +231,9 @@ class LiveFeed:
             frame = self.adapter.read(_decode(data))
         except BadFrame as bad:
             self.problem(str(bad), data)
-            frame = Frame(orders=getattr(bad, "orders", ()))
+            frame = Frame(orders=bad.orders)
         if frame.orders:
             self._take(frame.orders, now)
-        if frame.time is not None or frame.orders or frame.tick:
-            self._heard = time.monotonic()
         if frame.time is not None or frame.tick:
             self._note_time(frame.time, now)
         if frame.refused is not None:
@@ -265,7 +261,7 @@ class LiveFeed:
                 self.work.orders.append((order, now, rank))
                 self.counts["events"] += 1
                 self._minute_events += 1
-                self.last_event, self.last_order = now, order
+                self._quiet, self.last_order = time.monotonic(), order
             elif order.symbol not in self.contracts and order.symbol not in self.ignored:
                 self._waiting += 1
                 if self._waiting <= _KEPT:
@@ -298,7 +294,8 @@ class LiveFeed:
             return
         if expected is None or moment >= expected:
             self._synced = moment, at
-        self._tick = max(moment, self._tick[0] if self._tick else 0), at
+        # Only what proves the path keeps a session: orders alone would not move the watermark.
+        self._tick, self._heard = (max(moment, self._tick[0] if self._tick else 0), at), at
         if sent is not None:
             self._note_skew(sent - now)
         if self._acknowledged_all and not self._live:
@@ -337,6 +334,11 @@ class LiveFeed:
         sent, at = self._synced
         return sent + int((time.monotonic() - at) * 1000)
 
+    def moment(self) -> int:
+        """Return the exchange's time, by which is told who is covered when, or else ours."""
+        theirs = self.exchange_time()
+        return self._now() if theirs is None else theirs
+
     def clock(self) -> int:
         """Return our time, unless it runs far ahead of the exchange's: then that one's."""
         theirs = self.exchange_time()
@@ -355,7 +357,7 @@ class LiveFeed:
             return
         self._told |= set(request.names)
         if self._live:
-            self.work.members.append((self.pairs, self.clock()))
+            self.work.members.append((self.pairs, self.moment()))
         else:
             self._ask_or_go()
         self._wake()
@@ -367,12 +369,12 @@ class LiveFeed:
             self._go_live()
 
     def _go_live(self) -> None:
-        start = max(self.exchange_time() or self._now(), self.covered or 0)
+        start = max(self.moment(), self.covered or 0)
         if self.covered is not None:
             self.work.gaps.append((self.covered, start, self._reason))
         self._resumed.append((self.covered or 0, start))
         self.covered, self._live, self.state = start, True, "live"
-        self.last_event = None
+        self._quiet = time.monotonic()
         self.work.members.append((self.pairs, start))
         number = len(self.chosen)
         logger.info(f"{self.name}: listening to {number} contract{'s' * (number != 1)}")
@@ -428,7 +430,7 @@ class LiveFeed:
         if self.names is None:
             self._ask(self._named(sorted(new)))
         else:
-            self.work.members.append((self.pairs, self.clock()))
+            self.work.members.append((self.pairs, self.moment()))
             self._wake()
 
     # --- the session ---
@@ -527,7 +529,7 @@ class LiveFeed:
 
     def dead(self, why: str) -> None:
         """End a session through which no liquidation comes; its silence does not count."""
-        since = max(self.last_event or 0, self._since())
+        since = self._silent_since()
         if self.covered is not None and self.covered > since:
             self.work.revoked.append((since, self.covered))
         self.covered, self._proven = since, False
@@ -540,20 +542,19 @@ class LiveFeed:
         self.offset -= step
         self._fail(Lost("clock", f"this machine's clock jumped by {step / 1000:+.1f} s"))
 
-    def _since(self) -> int:
-        """Return when this session began, in our time."""
-        return self._now() - int((time.monotonic() - self._began) * 1000)
-
     def silent_since(self) -> int | None:
-        """Return since when (ms) no liquidation came; None if the feed is not live."""
-        return max(self.last_event or 0, self._since()) if self._live else None
+        """Return since when (ms, the exchange's time) no order came; None if it is not live."""
+        return self._silent_since() if self._live else None
+
+    def _silent_since(self) -> int:
+        return self.moment() - int((time.monotonic() - self._quiet) * 1000)
 
     def _end(self, lost: Lost) -> None:
         if self._live:
             self._reason = lost.reason
             self._hand_over()
             logger.warning(f"{self.name}: {lost}; reconnecting")
-        elif self.problems.total() == 0 or self.state != "lost":
+        else:
             self.problem(f"{lost}; trying again")
         self._live, self.state, self._tick, self._connection = False, "lost", None, None
         self.counts["lost"] += 1

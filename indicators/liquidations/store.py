@@ -61,8 +61,8 @@ _VERSION = sa.select(META.c.value).where(META.c.name == "schema")
 # Of a series that a feed tells, the feed's digest says whether anything came.
 _ALL_SERIES = sa.select(
     SERIES,
-    # Halves of several feeds' digests can be added without an overflow.
-    sa.select(sa.cast(sa.func.sum(FEED.c.digest / 65536), sa.BigInteger))
+    # Without their last bits the digests of several feeds can be added and do not overflow.
+    sa.select(sa.cast(sa.func.sum(FEED.c.digest // 65536), sa.BigInteger))
     .join(MEMBER, MEMBER.c.feed_id == FEED.c.id)
     .where(MEMBER.c.series_id == SERIES.c.id)
     .scalar_subquery()
