@@ -41,6 +41,7 @@ from test_collector import (
 )
 
 from liquidations import collector as collector_module
+from liquidations import feed as feed_module
 from liquidations import rows
 from liquidations.event import MINUTE
 from liquidations.exchanges import adapter
@@ -305,6 +306,46 @@ def test_coverage_is_told_in_the_exchange_s_time(exchange, db_url, ahead):  # no
     assert back <= after[0] <= again
     assert again < after[1] <= exchange.now()
     assert gaps(db_url, "binance", "linear") == [(before[1], after[0], "reconnect")]
+
+
+@pytest.mark.parametrize("ahead", [30_000, -30_000])
+def test_who_is_told_and_what_was_silent_is_told_in_the_exchange_s_time(
+    exchange, db_url, ahead  # noqa: F811
+):  # fmt: skip
+    exchange.clock_offset_ms = ahead
+    with running(plan(exchange, db_url, "okx", bases={"BTC"})) as collector:
+        time.sleep(0.6)
+        wanted = exchange.now()
+        collector.want(frozenset({"BTC", "ETH"}), ("okx",))
+        time.sleep(0.4)
+        send(exchange, "okx", "swap", "long", 1, exchange.now())
+        until(lambda: number(db_url) == 1)
+        last = exchange.now()
+        time.sleep(0.6)
+        collector._call(lambda: collector.feeds[0].dead("nothing comes"))
+        until(lambda: collector.feeds[0].counts["lost"] == 1)
+        until(lambda: listens(collector))
+        time.sleep(0.3)
+    # Before it was wanted its orders were not kept: that it is covered then would be a zero.
+    assert wanted - 200 < coverage(db_url, "okx", "ETH/USDT:USDT")[0][0] < last
+    ((start, _, reason),) = gaps(db_url, "okx", "swap")
+    assert reason == "silence"
+    assert wanted < start < last + 200
+    assert coverage(db_url, "okx", BTC)[0][1] == start
+
+
+def test_orders_without_a_tick_keep_no_session(exchange, db_url, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(feed_module, "SILENT", (0.5, 0.5))
+    with running(plan(exchange, db_url, "okx", bases={"BTC"})) as collector:
+        exchange._set("okx", None, ticking=False)  # OKX's orders tell no time of their own
+        for size in range(1, 31):
+            if collector.feeds[0].counts["lost"]:
+                break
+            send(exchange, "okx", "swap", "long", size, exchange.now())
+            time.sleep(0.1)
+        exchange._set("okx", None, ticking=True)
+        assert collector.feeds[0].counts["lost"] >= 1
+        until(lambda: listens(collector))
 
 
 def test_hyperliquid_s_clock_is_that_of_its_answers(exchange, db_url, monkeypatch):  # noqa: F811

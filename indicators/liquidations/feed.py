@@ -532,7 +532,8 @@ class LiveFeed:
         since = self._silent_since()
         if self.covered is not None and self.covered > since:
             self.work.revoked.append((since, self.covered))
-        self.covered, self._proven = since, False
+            self.covered = since
+        self._proven = False
         self.activity.forget(since)
         self._fail(Lost("silence", why))
 
