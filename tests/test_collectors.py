@@ -258,7 +258,7 @@ def test_a_symbol_chosen_while_connecting_is_covered_once_it_is_subscribed(
         until(lambda: number(db_url) == 1)
         time.sleep(0.3)
     ((first, _),) = coverage(db_url, "bybit", ETH)
-    assert first >= asked[0]
+    assert first >= asked[0] - 10  # two clocks that round to milliseconds
     assert usd(db_url, "bybit", ETH) == [500.0]
 
 
