@@ -12,6 +12,7 @@ from conftest import bars_of, events_of, spans, utc
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from liquidations.archives import ranks
 from liquidations.candles import (
     Late,
     Source,
@@ -470,6 +471,24 @@ def test_of_equally_fine_sources_the_better_covered_wins_then_the_alphabet():
     )
     taken, which = best_source([one, two, less], HOURS[:1], HOURS_CLOSES[:1], 0.9)
     assert (taken.long.tolist(), which.tolist()) == ([2.0], [1])
+
+
+def test_a_preferred_source_wins_where_it_observed_enough():
+    taken, which = best_source(sources(), HOURS, HOURS_CLOSES, 0.9, ranks=[0, 1])
+    equal(taken.long, [100.0, 200.0, 300.0, NAN])
+    assert which.tolist() == [0, 0, 0, -1]
+    vendor, heard = sources()
+    short = Source("coinalyze", HOUR, vendor.bars, spans(("2024-08-05", "2024-08-05 01:00")))
+    taken, which = best_source([heard, short], HOURS, HOURS_CLOSES, 0.9, ranks=[1, 0])
+    equal(taken.long, [100.0, 22.0, 33.0, NAN])  # a preferred one that did not observe is no bar
+    assert which.tolist() == [1, 0, 0, -1]
+
+
+def test_ranks_put_the_preferred_first_and_a_full_record_before_what_an_exchange_publishes():
+    assert ranks(["okx", "coinalyze", "plain"]) == [1, 1, 1]
+    assert ranks(["okx", "coinalyze", "plain"], ["plain", "okx"]) == [1, 3, 0]
+    assert ranks(["hyperliquid", "node_fills"]) == [1, 0]
+    assert ranks(["hyperliquid", "node_fills"], ["hyperliquid"]) == [0, 1]
 
 
 def test_a_source_that_is_too_coarse_for_the_candle_is_never_taken():

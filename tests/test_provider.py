@@ -350,3 +350,54 @@ def test_a_store_that_was_deleted_and_made_anew_is_read_anew(stored, tmp_path):
 def test_a_pair_that_is_none_ends_in_freqtrades_own_error(stored):
     with pytest.raises(OperationalException, match="write it as Freqtrade does"):
         add_liquidations(strategy_of(stored), candles(), {"pair": PAIR}, pair="btc")
+
+
+# --- which source -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twice(db_url):
+    """Store two sources of one contract: events of 01:00 to 03:00, hourly bars of all six hours."""
+    with Store(db_url, create=True) as store, store.write() as writer:
+        events = EVENTS.take(slice(0, 3))
+        writer.insert("binance", PAIR, "binance", events, spans(("2024-01-01 01", "2024-01-01 03")))
+        vendor = bars_of(("2024-01-01 01:00", 70.0, 30.0), ("2024-01-01 03:00", 8.0, 8.0))
+        span = spans(("2024-01-01 00:00", "2024-01-01 06:00"))
+        writer.insert("binance", PAIR, "coinalyze", vendor, span, period=HOUR)
+    return db_url
+
+
+@pytest.mark.parametrize(
+    ("prefer", "long", "source"),
+    [
+        ([], 9.0, "binance 1m"),
+        (["coinalyze"], 70.0, "coinalyze 1h"),
+        (["tardis", "coinalyze", "binance"], 70.0, "coinalyze 1h"),
+        (["binance", "coinalyze"], 9.0, "binance 1m"),
+    ],
+)
+def test_the_preferred_source_wins_and_is_named(twice, prefer, long, source):
+    strategy = strategy_of(twice, prefer=prefer)
+    frame = add_liquidations(strategy, candles(), {"pair": PAIR})
+    assert frame["liq_long"].tolist() == [0.0, long, 0.0, 8.0, 0.0, 0.0]  # never added
+    settings = read_settings(strategy.config)
+    opens = candles()["date"].dt.as_unit("ms").astype("int64").to_numpy()
+    chosen = LiquidationProvider(twice).chosen(PAIR, opens, "1h", settings)
+    vendor = "coinalyze 1h"
+    other = source if source != vendor else vendor
+    assert {name: found.tolist() for name, found in chosen.items()} == {
+        f"binance {PAIR}": [vendor, source, other, vendor, vendor, vendor]
+    }
+
+
+def test_where_nobody_observed_no_source_is_named(twice):
+    opens = candles(periods=8)["date"].dt.as_unit("ms").astype("int64").to_numpy()
+    settings = read_settings(strategy_of(twice).config)
+    (found,) = LiquidationProvider(twice).chosen(PAIR, opens, "1h", settings).values()
+    assert found.tolist()[-2:] == ["", ""]
+
+
+@pytest.mark.parametrize("value", ["coinalyze", ["coinalyse"], ["okx", "okx"], [1], {"okx": 1}])
+def test_a_mistaken_preference_is_refused(db_url, value):
+    with pytest.raises(OperationalException, match='"prefer"'):
+        prepare_liquidations(strategy_of(db_url, prefer=value).config)

@@ -426,16 +426,19 @@ def test_a_removed_series_leaves_the_feed_alone(store):
 # --- an older store -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("create", [True, False], ids=["collector", "reader"])
-def test_a_store_from_before_live_feeds_is_opened_and_extended(tmp_path: Path, create):
+def test_a_store_of_an_older_version_is_opened_and_extended(tmp_path: Path, create, version):
     path = tmp_path / "old.sqlite"
     events = events_of(("2024-08-05 03:00", "long", 100.0))
     with Store(f"sqlite:///{path}", create=True) as store, store.write() as writer:
         writer.insert("okx", PAIR, "okx", events, spans(("2024-08-05", "2024-08-06")))
     with closing(sqlite3.connect(path)) as connection:
-        for table in ("event", "bar", "member", "feed_coverage", "gap", "feed"):
+        newer = ("event", "bar", "member", "feed_coverage", "gap", "feed", "revision", "origin")
+        for table in newer if version == 1 else newer[-2:]:
             connection.execute(f"DROP TABLE liq_{table}")
-        connection.execute("UPDATE liq_meta SET value = 1 WHERE name = 'schema'")
+        connection.execute("DELETE FROM liq_meta WHERE name = 'store'")
+        connection.execute(f"UPDATE liq_meta SET value = {version} WHERE name = 'schema'")
         connection.commit()
     with Store(f"sqlite:///{path}", create=create) as store:
         with store.read() as reader:
@@ -448,5 +451,7 @@ def test_a_store_from_before_live_feeds_is_opened_and_extended(tmp_path: Path, c
             writer.join(feed, [PAIR], START)
             feed, done = writer.append(feed, {PAIR: events}, 0)
             assert done == Inserted(new=0, known=1)
+        assert store.name.startswith("store-")
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT value FROM liq_meta").fetchall() == [(2,)]
+        schema = connection.execute("SELECT value FROM liq_meta WHERE name = 'schema'")
+        assert schema.fetchall() == [(3,)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -186,6 +186,16 @@ class Source:
     coverage: Ints
     counted: bool = True
     late: Late | None = None
+    #: Bars that the vendor has revised since, as it told them last.
+    revised: Bars | None = None
+
+    def latest(self) -> Source:
+        """Return the same with the last vintage of each bar in place of the first."""
+        if self.revised is None:
+            return self
+        kept = self.bars.take(~np.isin(self.bars.timestamp, self.revised.timestamp))
+        bars = Bars.concat([kept, self.revised])
+        return replace(self, bars=bars.take(np.argsort(bars.timestamp)), revised=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -319,13 +329,15 @@ def best_source(
     min_coverage: float,
     *,
     squares: bool = False,
+    ranks: Sequence[int] | None = None,
 ) -> tuple[Candles, Ints]:
     """Take each candle from one source: two sources of one contract are never added.
 
-    Of the sources that observed at least ``min_coverage`` of the candle the one of the finest
-    period wins, then the better covered one, then the first in the alphabet; where none observed
-    enough, the best covered one stands.
+    Of the sources that observed at least ``min_coverage`` of the candle the one of the lowest rank
+    wins, then the one of the finest period, then the better covered one, then the first in the
+    alphabet; where none observed enough, the best covered one stands.
 
+    :param ranks: of the sources, see ``archives.ranks``; default: all the same
     :return: the candles, and for each the position of its source in ``sources`` (-1 = none)
     """
     if not sources:
@@ -335,10 +347,10 @@ def best_source(
     if len(parts) == 1:
         return parts[0], (parts[0].coverage > 0) - 1
     coverage = _stack(parts, "coverage")
-    periods = np.array([sources[i].period for i in order])
-    fineness = np.searchsorted(np.sort(-periods), -periods)
+    keys = [(-ranks[i] if ranks else 0, -sources[i].period) for i in order]
+    standing = np.array([sorted(keys).index(key) for key in keys])
     enough = (coverage >= min_coverage) & (coverage > 0)
-    best = np.argmax(coverage + np.where(enough, 2.0 * (1 + fineness[:, None]), 0.0), axis=0)
+    best = np.argmax(coverage + np.where(enough, 2.0 * (1 + standing[:, None]), 0.0), axis=0)
     columns = np.arange(len(opens))
     names = (*_volumes(squares), "coverage")
     taken = Candles(**{name: _stack(parts, name)[best, columns] for name in names})

@@ -114,8 +114,8 @@ def _insert_new(dialect: str, table: sa.Table, add: tuple[str, ...]) -> Any:
 def no_store(shown: str) -> str:
     """Say that there is no store, and how to get one."""
     return (
-        f"there is no liquidation store at {shown}. Make one with: liquidations import-data "
-        '--source … FILES, or name another with --db-url or "db_url" in the config\'s '
+        f"there is no liquidation store at {shown}. Make one with: liquidations download-data, "
+        'collect or import-data, or name another with --db-url or "db_url" in the config\'s '
         '"liquidations" section'
     )
 

@@ -4,9 +4,12 @@ An event is one forced closing of a position. ``side`` is the POSITION that was 
 exchange's ``buy``/``sell`` never leaves its adapter. Inside the program events of one exchange and
 pair travel as columns, drawn here once:
 
-    timestamp  received   side  price    amount  value_usd  key
-    int64 ms   int64 ms   int8  float64  float64 float64    int64
-    exchange's ours       0/1   quote    base    USD        identity within the millisecond
+    timestamp  received   side  price    amount  value_usd  key       origin
+    int64 ms   int64 ms   int8  float64  float64 float64    int64     int16
+    exchange's ours       0/1   quote    base    USD        identity  who recorded it
+
+The key tells the events of one millisecond apart; origin is 0 for this store's own, else the number
+of whose recording they came in.
 
 A bar is the sum of the events of one period ``[timestamp, timestamp + period)``:
 
@@ -114,15 +117,14 @@ class Events(Columns):
     amount: Floats
     value_usd: Floats
     key: Ints
+    origin: NDArray[np.int16]
 
     @classmethod
     def dtypes(cls) -> dict[str, type]:
         """Map each column's name to its type."""
-        integers = {"timestamp", "received", "key"}
-        return {
-            name: np.int8 if name == "side" else np.int64 if name in integers else np.float64
-            for name in cls.names()
-        }
+        integers = dict.fromkeys(("timestamp", "received", "key"), np.int64)
+        own = {**integers, "side": np.int8, "origin": np.int16}
+        return {name: own.get(name, np.float64) for name in cls.names()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +154,7 @@ def make_events(
     *,
     received: int | Sequence[int] | np.ndarray | None = None,
     rank: Sequence[int] | np.ndarray | None = None,
+    origin: Sequence[int] | np.ndarray | None = None,
     sort: bool = True,
 ) -> Events:
     """Build checked events of one page, message or file, in order of time, with their keys.
@@ -159,8 +162,9 @@ def make_events(
     ``timestamp`` is the exchange's time in int64 ms UTC, ``received`` ours (default: unknown, then
     it repeats the exchange's), ``side`` is 0 for long and 1 for short, ``price`` in quote per base,
     ``amount`` in base units, ``value_usd`` in USD (rounded to a 2**-24th of a dollar). ``rank``
-    tells equal events of one millisecond apart, see :func:`identity`. Without ``sort`` they stay
-    in the given order.
+    tells equal events of one millisecond apart, see :func:`identity`. ``origin`` says whose
+    recording each came in (default: this store's own). Without ``sort`` they stay in the given
+    order.
 
     :raises LiquidationsError: on a time, price, amount or value that no liquidation can have.
     """
@@ -182,6 +186,7 @@ def make_events(
         timestamp=time[order],
         received=arrival[order].astype(np.int64),
         key=key[order],
+        origin=np.asarray(np.zeros(len(time)) if origin is None else origin, dtype=np.int16)[order],
         **{name: array[order] for name, array in columns.items()},
     )
 
@@ -288,6 +293,29 @@ def merge_intervals(intervals: np.ndarray) -> Ints:
     reach = np.maximum.accumulate(spans[:, 1])
     first = np.concatenate(([True], spans[1:, 0] > reach[:-1]))
     return np.column_stack((spans[first, 0], reach[np.append(first[1:], True)]))
+
+
+def common_intervals(one: Ints, other: Ints) -> Ints:
+    """Return what two sets of sorted disjoint intervals have in common.
+
+    >>> common_intervals(np.array([[1, 5], [7, 9]]), np.array([[3, 8]])).tolist()
+    [[3, 5], [7, 8]]
+    """
+    edges = np.unique(np.concatenate((one.ravel(), other.ravel())))
+    if not len(one) or not len(other):
+        return np.empty((0, 2), np.int64)
+    inside = is_within(one, edges[:-1]) & is_within(other, edges[:-1])
+    return merge_intervals(np.column_stack((edges[:-1], edges[1:]))[inside])
+
+
+def is_within(intervals: Ints, time: Ints) -> np.ndarray:
+    """Tell which times lie within sorted disjoint intervals.
+
+    >>> is_within(np.array([[1, 5], [7, 9]]), np.array([0, 1, 5, 8])).tolist()
+    [False, True, False, True]
+    """
+    at = np.searchsorted(intervals[:, 0], time, side="right") - 1
+    return (at >= 0) & (time < np.append(intervals[:, 1], 0)[at])
 
 
 def covered_share(intervals: Ints, start: Ints, end: Ints) -> Floats:

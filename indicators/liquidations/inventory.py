@@ -8,7 +8,7 @@ import numpy as np
 
 from liquidations.event import MINUTE, Ints, covered_ms, merge_intervals
 from liquidations.rows import GONE, Feed
-from liquidations.store import Series, Store
+from liquidations.store import Reader, Revision, Series, Store
 from liquidations.tables import EVENTS
 
 
@@ -17,12 +17,16 @@ class Entry:
     """Describe one series: its counts, and the intervals (ms) in which it was observed or not.
 
     ``events`` is None for a vendor's bars. ``holes`` lie between the first and the last interval.
+    ``revisions`` are what the vendor said otherwise later; ``origins`` whose recordings events came
+    in, and how many, if not all are this store's own.
     """
 
     series: Series
     events: int | None
     bars: int
     coverage: Ints
+    revisions: list[Revision]
+    origins: dict[str, int]
 
     @property
     def holes(self) -> Ints:
@@ -42,15 +46,30 @@ def inventory(store: Store) -> list[Entry]:
     """List all series of a store by pair, exchange, source and period."""
     with store.read() as reader:
         counts = reader.counts()
+        names = {0: "this store", **reader.origins()}
         return [
             Entry(
                 series,
-                counts.get((series.id, EVENTS), 0) if series.period == MINUTE else None,
+                counts.get((series.id, EVENTS), 0) if _single(series) else None,
                 counts.get((series.id, series.period), 0),
                 reader.coverage(series),
+                reader.revisions(series),
+                _origins(reader, series, names) if len(names) > 1 and _single(series) else {},
             )
             for series in reader.series()
         ]
+
+
+def _single(series: Series) -> bool:
+    """Tell whether a series is made of single events."""
+    return series.counted and series.period == MINUTE
+
+
+def _origins(reader: Reader, series: Series, names: dict[int, str]) -> dict[str, int]:
+    """Count a series' events by whose recording they came in; none if all are its own."""
+    numbers = np.bincount(reader.events(series, 0, 2**62).origin, minlength=1)
+    found = {names[one]: int(count) for one, count in enumerate(numbers) if count}
+    return found if set(found) - {names[0]} else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from liquidations.archives import ranks
 from liquidations.candles import (
     Candles,
     Late,
@@ -184,7 +185,7 @@ class LiquidationProvider:
     ) -> Part:
         """Return a contract's candles, and from when it counts: since it was first observed."""
         sources = self._sources(reads, series, opens, closes, settings)
-        best, _ = best_source(sources, opens, closes, settings.min_coverage, squares=squares)
+        best, _ = _best(sources, opens, closes, settings, squares=squares)
         known = [source.coverage[0, 0] for source in sources if len(source.coverage)]
         return best, closes > min(known, default=closes[-1])
 
@@ -197,6 +198,8 @@ class LiquidationProvider:
         settings: Settings,
     ) -> list[Source]:
         found = [reads.source(one, opens[0], closes[-1]) for one in series]
+        if settings.vintage == "last":
+            found = [one.latest() for one in found]
         if settings.as_of:
             return found
         return [one if one.late is None else replace(one, late=one.late.in_time()) for one in found]
@@ -256,7 +259,7 @@ class LiquidationProvider:
         closes = candle_closes(opens, timeframe)
         counted = [one for one in series if one.counted and one.period == MINUTE]
         sources = self._sources(_Cached(self, reader), counted, opens, closes, settings)
-        _, taken = best_source(sources, opens, closes, settings.min_coverage)
+        _, taken = _best(sources, opens, closes, settings)
         arrays = [np.full(len(opens), np.nan) for _ in CORRECTED]
         for place, (one, source) in enumerate(zip(counted, sources, strict=True)):
             events = _known(reader.events(one, opens[0], closes[-1]), source.late, opens, closes)
@@ -273,6 +276,26 @@ class LiquidationProvider:
             ):
                 np.copyto(array, values, where=used)
         return arrays
+
+    def chosen(
+        self, pair: str, opens: Ints, timeframe: str, settings: Settings
+    ) -> dict[str, np.ndarray]:
+        """Tell which source each candle was taken from.
+
+        :return: by exchange and contract, such as ``"binance BTC/USDT:USDT"``, an array of texts
+            such as ``"coinalyze 1h"``; empty where none observed anything
+        """
+        closes = candle_closes(opens, timeframe)
+        found = {}
+        with self.store.read() as reader:
+            reads = _Cached(self, reader)
+            for exchange, contracts in find(reads, pair, settings).items():
+                for name, series in contracts.items():
+                    sources = self._sources(reads, series, opens, closes, settings)
+                    _, taken = _best(sources, opens, closes, settings)
+                    names = [f"{one.name} {format_period(one.period)}" for one in sources]
+                    found[f"{exchange} {name}"] = np.array([*names, ""], dtype=object)[taken]
+        return found
 
     def span(self, pair: str, settings: Settings) -> tuple[int, int]:
         """Return from when to when (ms) anything was observed of what stands for the pair.
@@ -331,6 +354,14 @@ class _Cached:
 
     def source(self, series: Series, start: int, end: int) -> Source:
         return self._provider._source(self._reader, series, start, end)
+
+
+def _best(
+    sources: list[Source], opens: Ints, closes: Ints, settings: Settings, *, squares: bool = False
+) -> tuple[Candles, Ints]:
+    """Take each candle from one source, by the settings' rule."""
+    order = ranks([one.name for one in sources], settings.prefer) if len(sources) > 1 else None
+    return best_source(sources, opens, closes, settings.min_coverage, squares=squares, ranks=order)
 
 
 def _known(events: Events, late: Late | None, opens: Ints, closes: Ints) -> Events:
@@ -428,7 +459,7 @@ def explain_nothing(
         raise LiquidationsError(
             f"no liquidations of {pair} are stored for {', '.join(settings.exchanges)} from "
             f"{start} to {end}, {have}. Choose a --timerange within, or get more with: "
-            "liquidations import-data --source ... FILES"
+            "liquidations download-data or liquidations import-data"
         )
     if coverage.any():
         return (
@@ -448,6 +479,6 @@ def explain_nothing(
 def _nothing_stored(pair: str, settings: Settings) -> str:
     return (
         f"no liquidations of {pair} are stored for {', '.join(settings.exchanges)}. Get some with: "
-        "liquidations import-data --source ... FILES; see what there is with: "
+        "liquidations download-data, collect or import-data; see what there is with: "
         "liquidations list-data"
     )

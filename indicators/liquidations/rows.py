@@ -31,7 +31,10 @@ BEAT, GONE = 5_000, 15_000
 #: Tables whose rows belong to one series.
 OF_SERIES = (EVENT, BAR, MEMBER)
 
-_EVENT_COLUMNS = [EVENT.c[name] for name in Events.names()]
+# What a feed of this store's own tells has no other origin.
+_EVENT_COLUMNS = [
+    sa.literal_column("0") if name == "origin" else EVENT.c[name] for name in Events.names()
+]
 _BAR_COLUMNS = [BAR.c[name] for name in Bars.names()]
 _SUMS = [name for name in Bars.names() if name != "timestamp"]
 
@@ -425,7 +428,9 @@ def _once(events: Events) -> Events:
 
 def _event_rows(series: Ints, events: Events, sealed: int, known: int) -> list[dict[str, float]]:
     late = np.where(events.timestamp < sealed, known, 0)
-    return _rows({"series_id": series, **events.arrays(), "known": late})
+    arrays = events.arrays()
+    del arrays["origin"]
+    return _rows({"series_id": series, **arrays, "known": late})
 
 
 def _bar_rows(series: Ints, events: Events) -> list[dict[str, float]]:

@@ -1,8 +1,8 @@
 """Pack columns of events or bars into compressed bytes and back. Floor 1, no database.
 
 Events, which are many and seldom read, are an Arrow IPC stream, compressed with Zstandard. What
-follows from the rest is not stored: an event's key, its USD value (price × amount) and its time of
-receipt, when it has none of its own.
+follows from the rest is not stored: an event's key, its USD value (price × amount), its time of
+receipt when it has none of its own, and its origin when that is this store.
 
 Bars, which every backtest reads, are one block of float64, a row for each column, compressed with
 LZ4: as small as an Arrow stream of them and read twice as fast. Before it stands the number of bars
@@ -80,6 +80,7 @@ def _derived(events: Events) -> dict[str, np.ndarray]:
         "received": events.timestamp,
         "value_usd": round_usd(events.price * events.amount),
         "key": identity(events.timestamp, events.side, events.price, events.amount),
+        "origin": np.zeros(len(events.timestamp), np.int16),
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from liquidations.archives import ARCHIVES
 from liquidations.errors import LiquidationsError, mask
 from liquidations.exchanges import EXCHANGES
 
@@ -32,11 +33,23 @@ KEYS = {
     "settle": "seconds, 0.5 to 30, to wait for the exchanges after a candle's close; default 1.5",
     "as_of": "true reads what was known when each candle closed, false what is known now; "
     "default true",
+    "prefer": "sources that outrank others where several tell a candle, the first one most; "
+    "default none, then the finest one wins",
+    "vintage": 'of bars that a vendor has revised: "first", as they were when they were first '
+    'fetched, or "last"; default "first"',
+    "sources": 'by source of history, its "key", or its "url" if it is not the usual one',
     "ccxt_config": 'by exchange, what its ccxt client is given, such as {"okx": {"httpsProxy": '
     '"http://..."}}; the bot\'s own exchange also gets its own',
     "simulated": "true marks what is collected as invented; the sandbox sets it",
     FINGERPRINT: "set by the program",
 }
+
+
+#: Of a vendor's bars.
+VINTAGES = ("first", "last")
+
+#: Names of sources: those of history, the exchanges' own, and those of plain files.
+_SOURCES = (*EXCHANGES, *ARCHIVES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,8 @@ class Settings:
     settle: float = 1.5
     as_of: bool = True
     simulated: bool = False
+    prefer: tuple[str, ...] = ()
+    vintage: str = "first"
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -83,7 +98,11 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     collect = section.get("collect", True)
     if not isinstance(collect, bool) and collect != "market":
         raise _wrong("collect", collect, 'true, false or "market"')
+    vintage = section.get("vintage", "first")
+    if vintage not in VINTAGES:
+        raise _wrong("vintage", vintage, " or ".join(f'"{name}"' for name in VINTAGES))
     _ccxt_section(config)
+    _sources_section(config)
     exchanges = read_exchanges(section.get("exchanges"), config)
     return Settings(
         db_url,
@@ -93,8 +112,21 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         collect=collect is not False,
         market=collect == "market",
         settle=_settle(section.get("settle", 1.5)),
+        prefer=_prefer(section.get("prefer", ())),
+        vintage=vintage,
         **flags,
     )
+
+
+def secret_keys() -> tuple[str, ...]:
+    """Name what nobody else may see of the section, each by its path of keys."""
+    own = (f"sources.{name}.key" for name in ARCHIVES)
+    return tuple(f"{SECTION}.{key}" for key in ("db_url", "ccxt_config", *own))
+
+
+def read_source(config: Mapping[str, Any], source: str) -> dict[str, str]:
+    """Read what the section says of a source of history: its ``key`` and ``url``, if it does."""
+    return dict(_sources_section(config).get(source, {}))
 
 
 def read_ccxt_config(config: Mapping[str, Any], exchange: str) -> dict[str, Any]:
@@ -120,6 +152,36 @@ def _ccxt_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
             # Names only: what is in there may be a key.
             raise _wrong("ccxt_config", name, allowed)
     return section
+
+
+def _sources_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = config.get(SECTION, {}).get("sources", {})
+    allowed = f"an object of objects, by one of {', '.join(ARCHIVES)}"
+    if not isinstance(section, Mapping):
+        raise _wrong("sources", type(section).__name__, allowed)
+    for name, own in section.items():
+        if name not in ARCHIVES or not isinstance(own, Mapping):
+            raise _wrong("sources", name, allowed)
+        for key, value in own.items():
+            # What is wrong may be a key: it is not shown.
+            if key not in ("key", "url") or not isinstance(value, str):
+                raise _wrong(f"sources.{name}", key, '"key" and "url", both texts')
+    return section
+
+
+def _prefer(value: Any) -> tuple[str, ...]:
+    allowed = f"a list of sources, such as {', '.join(dict.fromkeys(_SOURCES))}"
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise _wrong("prefer", value, allowed)
+    if len(set(map(str, value))) != len(value):
+        raise _wrong("prefer", value, f"{allowed}, each once")
+    for name in value:
+        if not isinstance(name, str) or not name:
+            raise _wrong("prefer", name, allowed)
+        near = difflib.get_close_matches(name, _SOURCES, n=1, cutoff=0.75)
+        if name not in _SOURCES and near:  # files of one's own may bear any name
+            raise _wrong("prefer", name, f'{allowed}; did you mean "{near[0]}"?')
+    return tuple(value)
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

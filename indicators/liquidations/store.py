@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import secrets
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -24,7 +26,7 @@ from sqlalchemy.engine import Connection
 
 from liquidations import rows as live_rows
 from liquidations.candles import Late, Source, add_bars, to_bars
-from liquidations.database import explain, file_of, no_store, open_engine
+from liquidations.database import explain, file_of, insert_new, no_store, open_engine
 from liquidations.errors import LiquidationsError, mask
 from liquidations.event import (
     DAY,
@@ -32,8 +34,12 @@ from liquidations.event import (
     SIMULATED,
     Bars,
     Events,
+    Floats,
     Ints,
+    common_intervals,
+    covered_ms,
     digest_of,
+    is_within,
     merge_intervals,
 )
 from liquidations.pairs import base_of
@@ -45,6 +51,8 @@ from liquidations.tables import (
     FEED,
     MEMBER,
     META,
+    ORIGIN,
+    REVISION,
     SCHEMA_VERSION,
     SEGMENT,
     SERIES,
@@ -67,6 +75,7 @@ _ALL_SERIES = sa.select(
     .where(MEMBER.c.series_id == SERIES.c.id)
     .scalar_subquery()
     .label("live"),
+    sa.exists().where(REVISION.c.series_id == SERIES.c.id).label("revised"),
 )
 _SERIES_OF = _ALL_SERIES.where(SERIES.c.base == sa.bindparam("of_base"))
 _COVERAGE_OF = (
@@ -83,6 +92,16 @@ _SEGMENTS_OF = (
         SEGMENT.c.start < sa.bindparam("before"),
     )
     .order_by(SEGMENT.c.start)
+)
+# In order of time as told, so that the last vintage of a bar comes last.
+_REVISIONS_OF = (
+    sa.select(REVISION.c.timestamp, REVISION.c.long, REVISION.c.short, REVISION.c.recorded)
+    .where(
+        REVISION.c.series_id == sa.bindparam("of_id"),
+        REVISION.c.timestamp >= sa.bindparam("first"),
+        REVISION.c.timestamp < sa.bindparam("last"),
+    )
+    .order_by(REVISION.c.timestamp, REVISION.c.recorded)
 )
 _LIVE_SERIES_OF = sa.select(SERIES).where(
     SERIES.c.exchange == sa.bindparam("of_exchange"),
@@ -103,7 +122,8 @@ class Series:
     """Name one contract of one exchange as one source tells it, in bars of ``period`` ms.
 
     Sources of single events have one-minute bars. ``counted`` tells whether the source says how
-    many events a bar has. ``live`` is the digest of the feed that tells it, if one does.
+    many events a bar has. ``live`` is the digest of the feed that tells it, if one does;
+    ``revised`` tells whether the vendor has said something else of a bar since.
     """
 
     id: int
@@ -115,19 +135,37 @@ class Series:
     counted: bool
     digest: int
     live: int | None = None
+    revised: bool = False
+
+
+class Revision(NamedTuple):
+    """Hold what a vendor said of a bar at ``timestamp`` (ms), when that was stored, and before."""
+
+    timestamp: int
+    recorded: int
+    old: tuple[float, float]
+    new: tuple[float, float]
 
 
 @dataclass(slots=True)
 class Inserted:
-    """Count what an insert did: rows that were new, known already, or known with other values."""
+    """Count what an insert did: rows that were new, known already, or known with other values.
+
+    ``conflicts`` are events that either the store or what was inserted lacks, of a time that both
+    say they observed.
+    """
 
     new: int = 0
     known: int = 0
     revised: int = 0
+    conflicts: int = 0
 
     def __add__(self, other: Inserted) -> Inserted:
         return Inserted(
-            self.new + other.new, self.known + other.known, self.revised + other.revised
+            self.new + other.new,
+            self.known + other.known,
+            self.revised + other.revised,
+            self.conflicts + other.conflicts,
         )
 
 
@@ -170,10 +208,13 @@ class Store:
                 self._create(connection)
         with self._transaction(write=False) as connection:
             version = self._version(connection)
-        if version == 1:  # the tables of live feeds are new, and all that changed
+        if version in (1, 2):  # tables are new, and nothing else has changed
             with self._transaction(write=True) as connection:
-                metadata.create_all(connection)
-                connection.execute(sa.update(META).values(value=2).where(META.c.name == "schema"))
+                if self._version(connection) == version:  # else another process was faster
+                    metadata.create_all(connection)
+                    self._name(connection)
+                    newest = sa.update(META).values(value=SCHEMA_VERSION)
+                    connection.execute(newest.where(META.c.name == "schema"))
         elif not 1 <= version <= SCHEMA_VERSION:
             raise LiquidationsError(
                 f"the store {self.shown} has schema version {version}, this program knows "
@@ -185,6 +226,18 @@ class Store:
         if not sa.inspect(connection).has_table(META.name):
             metadata.create_all(connection)
             connection.execute(sa.insert(META).values(name="schema", value=SCHEMA_VERSION))
+            self._name(connection)
+
+    def _name(self, connection: Connection) -> None:
+        named = insert_new(connection, META).values(name="store", value=secrets.randbits(32))
+        connection.execute(named)
+
+    @property
+    def name(self) -> str:
+        """Return what this store is called in its recordings, such as store-5f3a9c21."""
+        with self._transaction(write=False) as connection:
+            number = connection.scalar(sa.select(META.c.value).where(META.c.name == "store"))
+        return f"store-{number:08x}"
 
     def _version(self, connection: Connection) -> int:
         try:
@@ -285,13 +338,58 @@ class Reader:
             coverage, after = live_rows.split(live_rows.with_own(coverage, live))
             if len(after) or len(events[1]):
                 late = Late(*events, after)
-        return Source(series.source, series.period, bars, coverage, series.counted, late)
+        revised = self._revised(series, start, end)
+        return Source(series.source, series.period, bars, coverage, series.counted, late, revised)
 
     def parts(
         self, series: Series, start: int, end: int
-    ) -> tuple[Bars, Ints, Bars, tuple[Events, Ints]]:
-        """Return what :meth:`source` joins: imported bars and coverage, live bars, late events."""
-        return *self._packed(series, start, end), *self._rows(series, start, end)
+    ) -> tuple[Bars, Ints, Bars, tuple[Events, Ints], Bars | None]:
+        """Return what :meth:`source` joins: imported bars and coverage, live bars, late events.
+
+        The last are the revised bars.
+        """
+        return (
+            *self._packed(series, start, end),
+            *self._rows(series, start, end),
+            self._revised(series, start, end),
+        )
+
+    def _revised(self, series: Series, start: int, end: int) -> Bars | None:
+        """Return the last vintage of the bars that were revised; None if none was."""
+        if not series.revised:
+            return None
+        within = {"of_id": series.id, "first": int(start), "last": int(end)}
+        rows = self._connection.execute(_REVISIONS_OF, within).all()
+        last = {row.timestamp: (row.long, row.short) for row in rows}
+        time = np.array(list(last), dtype=np.int64)
+        long, short = np.array(list(last.values()), dtype=np.float64).reshape(-1, 2).T
+        unknown = np.full(len(time), np.nan)
+        return Bars(time, long, short, unknown, unknown, unknown, unknown) if len(time) else None
+
+    def revisions(self, series: Series) -> list[Revision]:
+        """List what the vendor revised, in order of the bars."""
+        within = {"of_id": series.id, "first": 0, "last": 2**62}
+        rows = self._connection.execute(_REVISIONS_OF, within).all()
+        if not rows:
+            return []
+        first = self._packed_bars(series, rows[0].timestamp, rows[-1].timestamp + 1)
+        before = {
+            time: (long, short)
+            for time, long, short in zip(
+                first.timestamp.tolist(), first.long.tolist(), first.short.tolist(), strict=True
+            )
+        }
+        found = []
+        for time_, long, short, recorded in rows:
+            old = before.get(time_, (0.0, 0.0))
+            found.append(Revision(time_, recorded, old, (long, short)))
+            before[time_] = long, short
+        return found
+
+    def origins(self) -> dict[int, str]:
+        """Return whose recordings events came in, by the number in their column ``origin``."""
+        rows = self._connection.execute(sa.select(ORIGIN.c.id, ORIGIN.c.name))
+        return {one: name for one, name in rows}
 
     def told(self) -> tuple[dict[int, Ints], dict[int, list[Told]]]:
         """Return when each feed listened, rows of (start, end, known), and what it tells."""
@@ -403,18 +501,31 @@ class Writer(Reader):
         coverage: Ints,
         *,
         period: int = MINUTE,
+        origins: Sequence[str] = (),
+        recorded: int | None = None,
     ) -> Inserted:
         """Add events, or a vendor's bars of ``period`` ms, and when they were observed.
 
-        Events that are stored already are left alone; so are a vendor's bars, also where the vendor
-        says something else now (``revised`` counts them).
+        Events that are stored already are left alone; so is the first vintage of a vendor's bars.
+        What the vendor says otherwise now, also by leaving a bar out of what it covers, is kept
+        beside it (``revised`` counts them).
+
+        :param origins: whose recordings events came in: 1 in their column is the first of them;
+            this store's own name stands for itself
+        :param recorded: when (ms) the vendor said so; default now
         """
         counted = isinstance(rows, Events) or not np.isnan(rows.long_count).all()
         series = self._series(exchange, pair, source, int(period), counted)
+        coverage = merge_intervals(coverage)
         if isinstance(rows, Events):
+            if rows.origin.any():
+                rows = self._with_origins(rows, origins)
+            conflicts = self._conflicts(series, rows, coverage)
             done, digest = self._insert_events(series, rows)
+            done.conflicts = conflicts
         else:
-            done, digest = self._insert_bars(series, rows)
+            now = time.time_ns() // 1_000_000 if recorded is None else recorded
+            done, digest = self._insert_bars(series, rows, coverage, now)
         digest += self._cover(series, coverage)
         total = (series.digest + digest + 2**63) % 2**64 - 2**63
         if total != series.digest:
@@ -446,7 +557,7 @@ class Writer(Reader):
         """Remove all that a source told of a contract."""
         names = {"exchange": exchange, "pair": pair, "source": source}
         known = sa.select(SERIES.c.id).filter_by(**names)
-        for table in (SEGMENT, COVERAGE, *live_rows.OF_SERIES):
+        for table in (SEGMENT, COVERAGE, REVISION, *live_rows.OF_SERIES):
             self._connection.execute(sa.delete(table).where(table.c.series_id.in_(known)))
         self._connection.execute(sa.delete(SERIES).filter_by(**names))
 
@@ -566,21 +677,79 @@ class Writer(Reader):
             self._put(series, series.period, start, len(bars), pack_bars(bars))
         return Inserted(len(new), asked - len(new)), digest_of(new.timestamp, new.key)
 
-    def _insert_bars(self, series: Series, bars: Bars) -> tuple[Inserted, int]:
-        done, digest = Inserted(), 0
-        for start, part in _by_segment(bars, series.period):
-            old = self._packed_bars(series, start, start + _span(series.period))
-            known = np.isin(part.timestamp, old.timestamp)
-            new, same = part.take(~known), part.take(known)
-            stored = old.take(np.isin(old.timestamp, same.timestamp))
-            other = (stored.long != same.long) | (stored.short != same.short)
-            done += Inserted(len(new), int((~other).sum()), int(other.sum()))
-            if len(new):
-                merged = Bars.concat([old, new])
-                merged = merged.take(np.argsort(merged.timestamp))
-                self._put(series, series.period, start, len(merged), pack_bars(merged))
-                digest += digest_of(new.timestamp, new.long, new.short)
-        return done, digest
+    def _conflicts(self, series: Series, events: Events, coverage: Ints) -> int:
+        """Count the events that one side lacks of the time that both observed."""
+        series = replace(series, live=0)  # in case that a feed tells it too
+        both = common_intervals(self.coverage(series), coverage)
+        if not len(both):
+            return 0
+        stored = self.events(series, both[0, 0], both[-1, 1])
+        mine, theirs = (one.take(is_within(both, one.timestamp)) for one in (stored, events))
+        known = int(live_rows.same(theirs, mine.timestamp, mine.key).sum())
+        return len(mine) + len(theirs) - 2 * known
+
+    def _with_origins(self, events: Events, origins: Sequence[str]) -> Events:
+        """Replace the numbers of a recording's origins by those of this store."""
+        own = self._connection.scalar(sa.select(META.c.value).where(META.c.name == "store"))
+        known = {name: one for one, name in self.origins().items()}
+        known[f"store-{own:08x}"] = 0
+        for name in origins:
+            if name not in known:
+                known[name] = max(known.values()) + 1
+                self._connection.execute(sa.insert(ORIGIN).values(id=known[name], name=name))
+        numbers = np.array([0, *(known[name] for name in origins)], dtype=np.int16)
+        return replace(events, origin=numbers[events.origin])
+
+    def _insert_bars(
+        self, series: Series, bars: Bars, coverage: Ints, now: int
+    ) -> tuple[Inserted, int]:
+        period = series.period
+        told = merge_intervals(np.concatenate((coverage, _spans(bars, period))))
+        if not len(told):
+            return Inserted(), 0
+        stored = self._packed_bars(series, told[0, 0], told[-1, 1])
+        spans = np.concatenate((self.coverage(series), _spans(stored, period)))
+        observed = merge_intervals(spans)
+        digest = 0
+        known = _whole(observed, bars.timestamp, period)
+        for start, part in _by_segment(bars.take(~known), period):
+            old = self._packed_bars(series, start, start + _span(period))
+            merged = Bars.concat([old, part])
+            merged = merged.take(np.argsort(merged.timestamp))
+            self._put(series, period, start, len(merged), pack_bars(merged))
+            digest += digest_of(part.timestamp, part.long, part.short)
+        changed = self._changed(series, stored, bars, common_intervals(observed, told))
+        self._revise(series, changed, now)
+        digest += digest_of(changed.timestamp, changed.long, changed.short, changed.long_count)
+        again = int(known.sum()) - int(np.isin(bars.timestamp, changed.timestamp).sum())
+        return Inserted(len(bars) - int(known.sum()), again, len(changed)), digest
+
+    def _changed(self, series: Series, stored: Bars, bars: Bars, both: Ints) -> Bars:
+        """Return what a vendor says otherwise now of the bars of ``both``, told before and now."""
+        if not len(both):
+            return Bars.concat([])
+        revised = self._revised(replace(series, revised=True), both[0, 0], both[-1, 1])
+        last = Source(series.source, series.period, stored, both, revised=revised).latest().bars
+        time = np.unique(np.concatenate((last.timestamp, bars.timestamp)))
+        time = time[_whole(both, time, series.period)]
+        long, short = _at(bars, time)
+        old_long, old_short = _at(last, time)
+        other = (old_long != long) | (old_short != short)
+        unknown = np.full(int(other.sum()), np.nan)
+        return Bars(time[other], long[other], short[other], *(unknown,) * 4)
+
+    def _revise(self, series: Series, bars: Bars, now: int) -> None:
+        if not len(bars):
+            return
+        of_series = REVISION.c.series_id == series.id
+        last = self._connection.scalar(sa.select(sa.func.max(REVISION.c.recorded)).where(of_series))
+        names = ("series_id", "recorded", "timestamp", "long", "short")
+        told = series.id, max(now, (last or 0) + 1)  # one bar may be revised twice in a ms
+        columns = (bars.timestamp.tolist(), bars.long.tolist(), bars.short.tolist())
+        self._connection.execute(
+            sa.insert(REVISION),
+            [dict(zip(names, (*told, *row), strict=True)) for row in zip(*columns, strict=True)],
+        )
 
     def _put(self, series: Series, period: int, start: int, rows: int, data: bytes) -> None:
         names = {"series_id": series.id, "period": period, "start": start}
@@ -589,7 +758,7 @@ class Writer(Reader):
 
     def _cover(self, series: Series, coverage: Ints) -> int:
         """Add intervals, merging them with those that they touch; return the change of digest."""
-        new = merge_intervals(coverage)
+        new = coverage
         if not len(new):
             return 0
         touching = (
@@ -611,6 +780,23 @@ class Writer(Reader):
             ],
         )
         return digest_of(merged[:, 0], merged[:, 1]) - digest_of(old[:, 0], old[:, 1])
+
+
+def _spans(bars: Bars, period: int) -> Ints:
+    return np.column_stack((bars.timestamp, bars.timestamp + period))
+
+
+def _at(bars: Bars, time: Ints) -> tuple[Floats, Floats]:
+    """Return the volumes of the bars of some times, 0 where there is none."""
+    at = np.searchsorted(bars.timestamp, time)
+    there = np.append(bars.timestamp, -1)[at] == time
+    long, short = (np.where(there, np.append(v, 0.0)[at], 0.0) for v in (bars.long, bars.short))
+    return long, short
+
+
+def _whole(intervals: Ints, starts: Ints, period: int) -> np.ndarray:
+    """Tell which periods (ms) lie within the intervals as a whole."""
+    return covered_ms(intervals, starts, starts + period) == period
 
 
 def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:

@@ -23,6 +23,7 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
+from freqtrade.configuration import config_secrets
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import OperationalException
 
@@ -46,6 +47,7 @@ from liquidations.settings import (
     Settings,
     read_exchanges,
     read_settings,
+    secret_keys,
 )
 from liquidations.thresholds import past_thresholds
 
@@ -59,6 +61,12 @@ LIVE = (RunMode.DRY_RUN, RunMode.LIVE)
 
 #: Between FreqAI's identifier and the fingerprint: a folder in the identifier's own.
 _FREQAI = "/liquidations-"
+
+# A backtest's archive holds the configuration as it was before any strategy was loaded, less what
+# Freqtrade knows to be secret: so it is told. A test guards this internal name.
+config_secrets._SENSITIVE_KEYS += [
+    key for key in secret_keys() if key not in config_secrets._SENSITIVE_KEYS
+]
 
 _warned: set[str] = set()
 _lock = threading.Lock()

@@ -2,13 +2,16 @@
 
 What was imported, or is done with, lies in compressed segments; what arrives one by one, in rows:
 
-- ``liq_meta``: the schema's version.
+- ``liq_meta``: the schema's version, and the number of this store by which others know it.
 - ``liq_series``: one row for each exchange, pair and source. ``digest`` is a hash of what its
   segments and coverage hold that does not depend on the order of the inserts: equal data, equal
   digest.
 - ``liq_segment``: columns packed into compressed bytes (``segments.py``), one row per series,
   period and stretch of time. Period 0 are events, a day a row; else bars, 131,072 periods a row.
 - ``liq_coverage``: disjoint intervals in which an archive answered for a series.
+- ``liq_revision``: what a vendor said later of a bar, and when (ms) that was recorded. The segment
+  keeps the first vintage; a bar that it lacks within the coverage was 0.
+- ``liq_origin``: whose recordings events came in, by the number in their column ``origin``.
 - ``liq_feed``: one row for each live channel of an exchange and each collector that writes it at
   the same time: ``holder`` is whose it is, ``number`` counts them. ``sealed`` is the minute up to
   which its candles are closed (``rows.py``), ``digest`` a hash of all its rows.
@@ -25,8 +28,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 
-#: 2 added the rows of live feeds.
-SCHEMA_VERSION = 2
+#: 2 added the rows of live feeds, 3 revisions and origins.
+SCHEMA_VERSION = 3
 
 #: The period that stands for single events in ``liq_segment``.
 EVENTS = 0
@@ -67,6 +70,21 @@ COVERAGE = sa.Table(
     sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
     sa.Column("start", sa.BigInteger, primary_key=True),
     sa.Column("end", sa.BigInteger, nullable=False),
+)
+REVISION = sa.Table(
+    "liq_revision",
+    metadata,
+    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
+    sa.Column("timestamp", sa.BigInteger, primary_key=True),
+    sa.Column("recorded", sa.BigInteger, primary_key=True),
+    sa.Column("long", sa.Double, nullable=False),
+    sa.Column("short", sa.Double, nullable=False),
+)
+ORIGIN = sa.Table(
+    "liq_origin",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
 )
 FEED = sa.Table(
     "liq_feed",

@@ -48,6 +48,7 @@ class _Held:
     own: Ints
     rows: Bars
     late: tuple[Events, Ints]
+    revised: Bars | None
 
     def forget(self) -> None:
         """Drop what lies before what was asked for."""
@@ -174,7 +175,9 @@ class LiveView:
         bars = joined(held.packed, held.rows)
         on_time, late = self._coverage_of(series, held.own)
         some = Late(*held.late, late) if len(late) or len(held.late[1]) else None
-        return Source(series.source, series.period, bars, on_time, series.counted, some)
+        return Source(
+            series.source, series.period, bars, on_time, series.counted, some, held.revised
+        )
 
     def _coverage_of(self, series: Series, own: Ints) -> tuple[Ints, Ints]:
         """Return when a series was observed: intervals known in time, and late ones."""

@@ -49,11 +49,16 @@ def load_settings(args: dict[str, Any], config: dict[str, Any]) -> Settings:
     return read_settings(config)
 
 
-def store_url(config: dict[str, Any]) -> str:
-    """Return the store's URL, for commands that need no exchange; the section is checked too."""
+def store_settings(config: dict[str, Any]) -> Settings:
+    """Check our section for commands that need no exchange."""
     named = config.get("exchange", {}).get("name")
     own = named if named in EXCHANGES else EXCHANGES[0]
-    return read_settings({**config, "exchange": {"name": own}}).db_url
+    return read_settings({**config, "exchange": {"name": own}})
+
+
+def store_url(config: dict[str, Any]) -> str:
+    """Return the store's URL, for commands that need no exchange."""
+    return store_settings(config).db_url
 
 
 def console(*, stderr: bool = False) -> Console:

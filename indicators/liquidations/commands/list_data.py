@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from liquidations.archives import outranks, ranks
 from liquidations.candles import format_period, format_time
 from liquidations.commands.common import (
     console,
@@ -15,6 +16,7 @@ from liquidations.commands.common import (
     load_config,
     load_settings,
     say,
+    store_settings,
     store_url,
 )
 from liquidations.errors import LiquidationsError
@@ -25,6 +27,7 @@ from liquidations.exchanges import EXCHANGES, KINDS, regimes_within
 if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.inventory import Entry, LiveEntry
+    from liquidations.settings import Settings
 
 HELP = "List stored liquidations and live feeds: pairs, sources, spans, counts, coverage, holes."
 
@@ -36,6 +39,11 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
         "--gaps",
         action="store_true",
         help="Also list when live feeds did not listen, and why; -p does so too.",
+    )
+    parser.add_argument(
+        "--revisions",
+        action="store_true",
+        help="Also list what vendors have revised: the bar, old and new values, and when.",
     )
 
 
@@ -64,7 +72,7 @@ def run(args: dict[str, Any]) -> int:
             raise LiquidationsError(
                 f"no liquidations are stored of {', '.join(pairs) or 'any pair'} on "
                 f"{', '.join(exchanges)}. Get some with: "
-                "liquidations collect, or liquidations import-data --source ... FILES"
+                "liquidations download-data, collect, or import-data"
             )
         if entries:
             _print(entries)
@@ -74,8 +82,11 @@ def run(args: dict[str, Any]) -> int:
             _print_holes(entries)
         if pairs or args["gaps"]:
             _print_gaps(feeds)
+        if args["revisions"]:
+            _print_revisions(entries)
         if pairs:
             _print_matches(store, pairs, args, config)
+        _print_rule(entries, store_settings(config))
         shown = store.shown
     say(f"Store: {shown}")
     if any(one.series.source == SIMULATED for one in entries):
@@ -89,6 +100,8 @@ def _print_regimes(entries: list[Entry]) -> None:
     """Say where what is stored is less than what was liquidated."""
     spans: dict[str, list[int]] = {}
     for one in entries:
+        if outranks(one.series.source):  # it has more than the exchange publishes
+            continue
         spans.setdefault(one.series.exchange, []).extend(one.coverage.ravel().tolist())
     for exchange, times in sorted(spans.items()):
         for start, end, kind in regimes_within(
@@ -105,7 +118,8 @@ def _print(entries: list[Entry]) -> None:
     from rich.table import Table
 
     table = Table("Pair", "Exchange", "Source", "Period", "First", "Last")
-    for name in ("Events", "Bars", "Coverage", "Holes"):
+    revised = any(one.revisions for one in entries)
+    for name in ("Events", "Bars", "Coverage", "Holes", *(["Revised"] if revised else [])):
         table.add_column(name, justify="right")
     for one in entries:
         spans = one.coverage
@@ -119,8 +133,50 @@ def _print(entries: list[Entry]) -> None:
             f"{one.bars:,}",
             f"{one.share:.1%}",
             f"{len(one.holes):,}",
+            *([f"{len(one.revisions):,}"] if revised else []),
         )
     console().print(table)
+    for one in entries:
+        if one.origins:
+            counts = ", ".join(f"{name} {count:,}" for name, count in one.origins.items())
+            say(f"Origins: {_name(one)}: {counts}")
+
+
+def _name(one: Entry) -> str:
+    return f"{one.series.pair} {one.series.exchange} {one.series.source}"
+
+
+def _print_rule(entries: list[Entry], settings: Settings) -> None:
+    """Say which source wins where several tell a candle of one contract."""
+    several: dict[tuple[str, str], list[Entry]] = {}
+    for one in entries:
+        several.setdefault((one.series.exchange, one.series.pair), []).append(one)
+    for (exchange, pair), found in several.items():
+        if len(found) < 2:
+            continue
+        order = ranks([one.series.source for one in found], settings.prefer)
+        standing = sorted(zip(order, found, strict=True), key=lambda p: (p[0], p[1].series.period))
+        names = " > ".join(
+            f"{one.series.source} {format_period(one.series.period)}" for _, one in standing
+        )
+        say(
+            f"Several sources: {pair} {exchange}: {names}. Each candle is taken from the first "
+            f"that observed {settings.min_coverage:.0%} of it"
+        )
+    if any(one.revisions for one in entries):
+        say(
+            f'Vintage: columns show the {settings.vintage} one of revised bars ("vintage" in the '
+            "config); --revisions lists them"
+        )
+
+
+def _print_revisions(entries: list[Entry]) -> None:
+    for one in entries:
+        for bar, recorded, old, new in one.revisions:
+            say(
+                f"Revised: {_name(one)} {format_time(bar)}: long {old[0]:,.2f} -> {new[0]:,.2f}, "
+                f"short {old[1]:,.2f} -> {new[1]:,.2f}, told {format_time(recorded)}"
+            )
 
 
 def _print_feeds(feeds: list[LiveEntry]) -> None:
@@ -164,10 +220,7 @@ def _second(time_ms: int) -> str:
 def _print_holes(entries: list[Entry]) -> None:
     for one in entries:
         for start, end in one.holes:
-            say(
-                f"Hole: {one.series.pair} {one.series.exchange} {one.series.source} "
-                f"{format_time(start)} ... {format_time(end)}"
-            )
+            say(f"Hole: {_name(one)} {format_time(start)} ... {format_time(end)}")
 
 
 def _print_matches(

@@ -47,6 +47,11 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
     parser.add_argument(
         "--per-exchange", action="store_true", help="Add the columns of each exchange."
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="Add which source each candle was taken from, for each exchange and contract.",
+    )
 
 
 def run(args: dict[str, Any]) -> int:
@@ -66,9 +71,13 @@ def run(args: dict[str, Any]) -> int:
     table, matched = provider.columns(
         pair, opens, timeframe, settings, per_exchange=args["per_exchange"]
     )
+    sources = provider.chosen(pair, opens, timeframe, settings) if args["explain"] else {}
     simulated = any(one.source == SIMULATED for one in all_series(matched))
     if any(matched.values()):
-        _print(opens, table, args["format"], f"SIMULATED {pair}" if simulated else pair)
+        title = f"SIMULATED {pair}" if simulated else pair
+        _print(opens, table, sources, args["format"], title)
+    if sources:
+        _explain(sources, settings)
     if simulated:
         say("SIMULATED: these liquidations are invented")
     if np.all(np.isnan(table["liq_total"])):
@@ -105,8 +114,29 @@ def _opens(
     return opens
 
 
-def _print(opens: np.ndarray, table: dict[str, np.ndarray], form: str, title: str) -> None:
+def _explain(sources: dict[str, np.ndarray], settings: Settings) -> None:
+    """Say how many candles each source gave, and by which rule."""
+    for contract, names in sources.items():
+        counts = pd.Series(names).value_counts(sort=False)
+        told = ", ".join(f"{name or 'none'} {count:,}" for name, count in counts.items())
+        say(f"Source: {contract}, by candles: {told}")
+    order = f"{', '.join(settings.prefer)}, then " if settings.prefer else ""
+    say(
+        f"Rule: of the sources that observed {settings.min_coverage:.0%} of a candle "
+        f'{order}the finest one ("prefer" in the config); vintage: {settings.vintage}'
+    )
+
+
+def _print(
+    opens: np.ndarray,
+    table: dict[str, np.ndarray],
+    sources: dict[str, np.ndarray],
+    form: str,
+    title: str,
+) -> None:
     frame = pd.DataFrame(table)
+    for contract, names in sources.items():
+        frame[f"source {contract}"] = names
     dates = np.datetime_as_string(opens.astype("datetime64[ms]"), unit="s")
     frame.insert(0, "date", [f"{date}+00:00" for date in dates])
     if form == "csv":
@@ -131,7 +161,9 @@ def _print_table(frame: pd.DataFrame, title: str) -> None:
     console().print(table)
 
 
-def _cell(name: str, value: float) -> str:
+def _cell(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value or "-"
     if np.isnan(value):
         return "-"
     share = "imbalance" in name or "coverage" in name
