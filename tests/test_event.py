@@ -9,6 +9,7 @@ from conftest import events_of, utc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from liquidations import event
 from liquidations.errors import LiquidationsError
 from liquidations.event import (
     LONG,
@@ -245,3 +246,47 @@ def test_nothing_joined_is_empty_with_the_right_types(kind):
     empty = kind.concat([])
     assert len(empty) == 0
     assert {name: array.dtype for name, array in empty.arrays().items()} == kind.dtypes()
+
+
+rows = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.5, 1.5]), st.integers(0, 2)))
+
+
+@given(rows, st.sampled_from([0, 10_000]))
+def test_equal_rows_are_numbered_in_their_order_few_or_many(rows, many):
+    seen: dict[tuple, int] = {}
+    expected = []
+    for row in rows:
+        seen[row] = seen.get(row, -1) + 1
+        expected.append(seen[row])
+    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.empty(0)]
+    columns = [one.astype(np.int8) if at == 2 else one for at, one in enumerate(columns)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event, "_MANY", many)
+        assert event.count_equals(*columns).tolist() == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2))))
+def test_rows_are_ordered_by_time_then_key_and_equal_ones_stay_as_they_were(rows):
+    expected = sorted(range(len(rows)), key=lambda at: rows[at])
+    time, key = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
+    order = event.order_of(time, key)
+    assert order.tolist() == expected
+    found = event.repeats(time[order], key[order]).tolist()
+    ordered = sorted(rows)
+    assert found == [at > 0 and ordered[at] == ordered[at - 1] for at in range(len(rows))]
+
+
+intervals = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=5)
+
+
+@given(intervals, intervals)
+def test_what_two_sets_of_intervals_share_is_each_moment_of_both(one, other):
+    def moments(spans):
+        return {at for start, end in spans for at in range(start, end)}
+
+    mine, theirs = (merge_intervals(np.array(x, np.int64).reshape(-1, 2)) for x in (one, other))
+    common = event.common_intervals(mine, theirs)
+    assert merge_intervals(common).tolist() == common.tolist()
+    assert moments(common.tolist()) == moments(mine.tolist()) & moments(theirs.tolist())
+    inside = event.is_within(mine, np.arange(21))
+    assert set(np.flatnonzero(inside)) == moments(mine.tolist())

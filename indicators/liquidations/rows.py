@@ -18,7 +18,16 @@ from sqlalchemy.engine import Connection
 
 from liquidations.candles import to_bars
 from liquidations.database import insert_new
-from liquidations.event import MINUTE, Bars, Events, Ints, digest_of, merge_intervals
+from liquidations.event import (
+    MINUTE,
+    Bars,
+    Events,
+    Ints,
+    digest_of,
+    merge_intervals,
+    order_of,
+    repeats,
+)
 from liquidations.tables import BAR, EVENT, EVENTS, FEED, FEED_COVERAGE, GAP, LATE, MEMBER
 
 
@@ -353,13 +362,15 @@ def same(events: Events, timestamp: Ints, key: Ints) -> np.ndarray:
     """Tell which events are among those of the given times and keys."""
     if not len(timestamp):
         return np.zeros(len(events), dtype=bool)
-    pair = np.dtype([("timestamp", np.int64), ("key", np.int64)])
-    both = []
-    for time, number in ((events.timestamp, events.key), (timestamp, key)):
-        rows = np.empty(len(time), pair)
-        rows["timestamp"], rows["key"] = time, number
-        both.append(rows)
-    return np.isin(both[0], both[1])
+    time = np.concatenate((events.timestamp, timestamp))
+    number = np.concatenate((events.key, key))
+    order = order_of(time, number)
+    group = np.cumsum(~repeats(time[order], number[order])) - 1
+    known = np.zeros(len(order), dtype=bool)
+    known[group[order >= len(events)]] = True
+    found = np.empty(len(order), dtype=bool)
+    found[order] = known[group]
+    return found[: len(events)]
 
 
 # SQLite takes 32,766 parameters a statement, older ones 999.
@@ -368,16 +379,18 @@ _AT_ONCE = 900
 
 def stored(connection: Connection, series: int, events: Events) -> np.ndarray:
     """Tell which events are among the rows of a series."""
-    found: list[tuple[int, int]] = []
-    times = np.unique(events.timestamp).tolist()
-    if times and connection.scalar(sa.select(MEMBER.c.series_id).filter_by(series_id=series)):
-        for first in range(0, len(times), _AT_ONCE):
-            question = sa.select(EVENT.c.timestamp, EVENT.c.key).where(
-                EVENT.c.timestamp.in_(times[first : first + _AT_ONCE]),
-                EVENT.c.series_id == series,
-            )
-            found += [tuple(row) for row in connection.execute(question)]
-    time, key = np.array(found, np.int64).reshape(-1, 2).T
+    if not len(events):
+        return np.zeros(0, dtype=bool)
+    if not connection.scalar(sa.select(MEMBER.c.series_id).filter_by(series_id=series)):
+        return np.zeros(len(events), dtype=bool)
+    times = np.unique(events.timestamp)
+    if len(times) <= _AT_ONCE:
+        at = EVENT.c.timestamp.in_(times.tolist())
+    else:
+        at = EVENT.c.timestamp.between(int(times[0]), int(times[-1]))
+    question = sa.select(EVENT.c.timestamp, EVENT.c.key).where(at, EVENT.c.series_id == series)
+    rows = [tuple(row) for row in connection.execute(question)]
+    time, key = np.array(rows, np.int64).reshape(-1, 2).T
     return same(events, time, key)
 
 
@@ -399,7 +412,7 @@ def insert_events(
     if not fresh:
         # Only now is it worth asking which ones are known.
         series, events = _one_batch(
-            [(one, _once(own.take(~stored(connection, one, own)))) for one, own in parts]
+            [(one, once(own.take(~stored(connection, one, own)))) for one, own in parts]
         )
         if rows := _event_rows(series, events, sealed, known):
             connection.execute(insert_new(connection, EVENT), rows)
@@ -417,13 +430,13 @@ def _one_batch(parts: Sequence[tuple[int, Events]]) -> tuple[Ints, Events]:
     )
 
 
-def _once(events: Events) -> Events:
-    """Drop what stands twice in one batch."""
-    order = np.lexsort((events.key, events.timestamp))
-    time, key = events.timestamp[order], events.key[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (time[1:] != time[:-1]) | (key[1:] != key[:-1])
-    return events.take(order[first])
+def once(events: Events) -> Events:
+    """Put events in order of time and key, and drop what stands twice."""
+    order = order_of(events.timestamp, events.key)
+    if np.any(order[1:] < order[:-1]):
+        events = events.take(order)
+    again = repeats(events.timestamp, events.key)
+    return events.take(~again) if again.any() else events
 
 
 def _event_rows(series: Ints, events: Events, sealed: int, known: int) -> list[dict[str, float]]:

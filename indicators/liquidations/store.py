@@ -406,8 +406,7 @@ class Reader:
         if series.live is None:
             return events
         own, _ = live_rows.events_of(self._connection, series.id, int(start), int(end))
-        events = Events.concat([events, own])
-        return events.take(np.lexsort((events.key, events.timestamp)))
+        return live_rows.once(Events.concat([events, own]))
 
     def feeds(self) -> list[Feed]:
         """List the live feeds in a fixed order."""
@@ -654,22 +653,19 @@ class Writer(Reader):
             )
 
     def _insert_events(self, series: Series, events: Events) -> tuple[Inserted, int]:
-        events = events.take(np.lexsort((events.key, events.timestamp)))
         asked = len(events)
-        events = events.take(~live_rows.stored(self._connection, series.id, events))
+        events = live_rows.once(events)
+        if (known := live_rows.stored(self._connection, series.id, events)).any():
+            events = events.take(~known)
         fresh: list[Events] = []
         for start, part in _by_segment(events, EVENTS):
             old = self._packed_events(series, start, start + _span(EVENTS))
-            merged = Events.concat([old, part])
-            # Stable, so that of two equal rows the stored one comes first.
-            order = np.lexsort((merged.key, merged.timestamp))
-            first = np.ones(len(order), dtype=bool)
-            time, key = merged.timestamp[order], merged.key[order]
-            first[1:] = (time[1:] != time[:-1]) | (key[1:] != key[:-1])
-            kept = order[first]
-            if len(kept) > len(old):
-                fresh.append(merged.take(kept[kept >= len(old)]))
-                self._put(series, EVENTS, start, len(kept), pack_events(merged.take(kept)))
+            if len(old):
+                part = part.take(~live_rows.same(part, old.timestamp, old.key))
+            if len(part):
+                fresh.append(part)
+                merged = live_rows.once(Events.concat([old, part])) if len(old) else part
+                self._put(series, EVENTS, start, len(merged), pack_events(merged))
         new = Events.concat(fresh)
         for start, added in _by_segment(to_bars(new), series.period):
             old_bars = self._packed_bars(series, start, start + _span(series.period))
