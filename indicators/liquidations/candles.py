@@ -130,7 +130,12 @@ def _add(position: np.ndarray, values: Floats, size: int) -> Floats:
 
 def to_bars(events: Events, period: int = MINUTE) -> Bars:
     """Sum events into bars of ``period`` ms; periods without an event have no bar."""
-    start, position = np.unique(events.timestamp // period, return_inverse=True)
+    start = events.timestamp // period
+    if np.any(start[1:] < start[:-1]):
+        start, position = np.unique(start, return_inverse=True)
+    else:  # as most are: nothing to sort
+        first = np.append(True, start[1:] != start[:-1])[: len(start)]
+        start, position = start[first], np.cumsum(first) - 1
     sums: dict[str, np.ndarray] = {}
     for name, side in (("long", LONG), ("short", SHORT)):
         rows = events.side == side

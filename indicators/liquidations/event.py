@@ -65,7 +65,8 @@ USD_QUANTUM = 2.0**-24
 
 def round_usd(value: Floats) -> Floats:
     """Round USD values to the quantum (6e-8 USD) that makes their sums independent of the order."""
-    return np.round(np.asarray(value, dtype=np.float64) / USD_QUANTUM) * USD_QUANTUM
+    rounded = np.asarray(value, dtype=np.float64) / USD_QUANTUM
+    return np.multiply(np.round(rounded, out=rounded), USD_QUANTUM, out=rounded)
 
 
 class Columns:
@@ -91,10 +92,10 @@ class Columns:
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
         """Join the parts, in their order; of no parts an empty object."""
-        if not parts:
-            return cls(**{name: np.empty(0, dtype) for name, dtype in cls.dtypes().items()})
         if len(parts) == 1:
             return parts[0]
+        if not parts:
+            return cls(**{name: np.empty(0, dtype) for name, dtype in cls.dtypes().items()})
         return cls(
             **{
                 name: np.concatenate([getattr(part, name) for part in parts], dtype=dtype)
@@ -186,9 +187,11 @@ def make_events(
     order = order_of(time, key) if sort else slice(None)
     return Events(
         timestamp=time[order],
-        received=arrival[order].astype(np.int64),
+        received=np.ascontiguousarray(arrival[order], dtype=np.int64),
         key=key[order],
-        origin=np.asarray(np.zeros(len(time)) if origin is None else origin, dtype=np.int16)[order],
+        origin=(
+            np.zeros(len(time), np.int16) if origin is None else np.asarray(origin, np.int16)[order]
+        ),
         **{name: array[order] for name, array in columns.items()},
     )
 
@@ -228,12 +231,20 @@ def mix(values: np.ndarray) -> NDArray[np.uint64]:
     return word ^ (word >> np.uint64(31))
 
 
+#: Rows that are hashed at a time: all that is needed of them stays in the processor's cache.
+_BLOCK = 2**14
+
+
 def hash_rows(*columns: np.ndarray) -> NDArray[np.uint64]:
     """Hash equally long columns of 64-bit values row by row."""
+    total = np.zeros(len(columns[0]), np.uint64)
     with np.errstate(over="ignore"):
-        total = np.zeros(len(columns[0]), np.uint64)
-        for column in columns:
-            total = mix(total * np.uint64(0x9E3779B97F4A7C15) + mix(column))
+        for start in range(0, len(total), _BLOCK):
+            part = total[start : start + _BLOCK]
+            for column in columns:
+                part *= np.uint64(0x9E3779B97F4A7C15)
+                part += mix(column[start : start + _BLOCK])
+                part[:] = mix(part)
     return total
 
 
@@ -242,26 +253,28 @@ def digest_of(*columns: np.ndarray) -> int:
     return int(hash_rows(*columns).sum(dtype=np.uint64))
 
 
-#: Rows from which on it pays to look for equal ones by their hashes first.
-_MANY = 10_000
-
-
 def count_equals(*columns: np.ndarray) -> Ints:
     """Number the rows that are equal in all columns: 0 for the first of them, 1 for the next.
 
     >>> count_equals(np.array([7, 5, 7, 7]), np.array([1, 1, 1, 2])).tolist()
     [0, 0, 1, 0]
     """
-    if len(columns[0]) > _MANY:
-        # Most rows have no equal, and sorting hashes finds those that may have one much faster.
-        rank = np.zeros(len(columns[0]), np.int64)
-        hashed = hash_rows(*(one.astype(np.int64) if one.itemsize < 8 else one for one in columns))
-        ordered = np.sort(hashed)
-        twice = np.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]), np.uint64(0))
-        few = np.flatnonzero(twice[np.searchsorted(twice[:-1], hashed)] == hashed)
-        rank[few] = _count_equals([column[few] for column in columns])
-        return rank
-    return _count_equals(columns)
+    # Only rows that share the last column, which is the time as a rule, may be equal.
+    order, tie = _ties(columns[-1])
+    few = order[tie]
+    rank = np.zeros(len(order), np.int64)
+    rank[few] = _count_equals([column[few] for column in columns])
+    return rank
+
+
+def _ties(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stable order by time, and which of the ordered rows share theirs with another."""
+    in_time = not np.any(time[1:] < time[:-1])
+    order = np.arange(len(time)) if in_time else np.argsort(time, kind="stable")
+    ordered = time if in_time else time[order]
+    tie = np.zeros(len(order) + 1, dtype=bool)
+    tie[1:-1] = ordered[1:] == ordered[:-1]
+    return order, tie[1:] | tie[:-1]
 
 
 def _count_equals(columns: Sequence[np.ndarray]) -> Ints:
@@ -283,14 +296,9 @@ def order_of(time: Ints, key: Ints) -> np.ndarray:
     >>> order_of(np.array([5, 3, 5, 5]), np.array([9, 1, 2, 9])).tolist()
     [1, 2, 0, 3]
     """
-    in_time = not np.any(time[1:] < time[:-1])
-    order = np.arange(len(time)) if in_time else np.argsort(time, kind="stable")
-    ordered = time if in_time else time[order]
-    tie = np.zeros(len(order) + 1, dtype=bool)
-    tie[1:-1] = ordered[1:] == ordered[:-1]
-    several = np.flatnonzero(tie[1:] | tie[:-1])
-    rows = order[several]
-    order[several] = rows[np.lexsort((key[rows], time[rows]))]
+    order, tie = _ties(time)
+    rows = order[tie]
+    order[tie] = rows[np.lexsort((key[rows], time[rows]))]
     return order
 
 

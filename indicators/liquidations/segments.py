@@ -11,7 +11,7 @@ in 4 bytes, little-endian; the first row, the times, holds differences, the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,16 +26,17 @@ from liquidations.event import Bars, Events, identity, round_usd
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def _write(arrays: dict[str, np.ndarray]) -> bytes:
+def _write(arrays: dict[str, np.ndarray]) -> memoryview:
     batch = pa.record_batch({name: pa.array(array) for name, array in arrays.items()})
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    pa.default_memory_pool().release_unused()  # it would keep 100 MB for a large segment
+    return memoryview(sink.getvalue())
 
 
-def _read(data: bytes) -> dict[str, np.ndarray]:
+def _read(data: bytes | memoryview) -> dict[str, np.ndarray]:
     with pa.ipc.open_stream(data, options=_READ) as reader:
         batch = reader.read_next_batch()
     return {
@@ -75,31 +76,31 @@ def _unpack_bars(data: bytes) -> Bars:
     return Bars(np.cumsum(time).astype(np.int64), *sums)
 
 
-def _derived(events: Events) -> dict[str, np.ndarray]:
-    return {
-        "received": events.timestamp,
-        "value_usd": round_usd(events.price * events.amount),
-        "key": identity(events.timestamp, events.side, events.price, events.amount),
-        "origin": np.zeros(len(events.timestamp), np.int16),
-    }
+#: What follows from the other columns, and need not be stored then.
+_DERIVED: dict[str, Callable[[Events], np.ndarray]] = {
+    "received": lambda events: events.timestamp,
+    "value_usd": lambda events: round_usd(events.price * events.amount),
+    "key": lambda events: identity(events.timestamp, events.side, events.price, events.amount),
+    "origin": lambda events: np.zeros(len(events.timestamp), np.int16),
+}
 
 
-def pack_events(events: Events) -> bytes:
+def pack_events(events: Events) -> memoryview:
     """Pack events that are in order of time and key."""
     arrays = events.arrays()
-    for name, derived in _derived(events).items():
-        if np.array_equal(arrays[name], derived):
+    for name, derive in _DERIVED.items():
+        if np.array_equal(arrays[name], derive(events)):
             del arrays[name]
     return _write(arrays)
 
 
-def unpack_events(data: bytes) -> Events:
+def unpack_events(data: bytes | memoryview) -> Events:
     """Return the events that were packed, in the same order."""
     with _damage_explained():
         arrays = _read(data)
     missing = [name for name in Events.names() if name not in arrays]
     if missing:
         blank: dict[str, Any] = dict.fromkeys(missing)
-        derived = _derived(Events(**arrays, **blank))
-        arrays |= {name: derived[name] for name in missing}
+        known = Events(**arrays, **blank)
+        arrays |= {name: _DERIVED[name](known) for name in missing}
     return Events(**arrays)

@@ -747,7 +747,9 @@ class Writer(Reader):
             [dict(zip(names, (*told, *row), strict=True)) for row in zip(*columns, strict=True)],
         )
 
-    def _put(self, series: Series, period: int, start: int, rows: int, data: bytes) -> None:
+    def _put(
+        self, series: Series, period: int, start: int, rows: int, data: bytes | memoryview
+    ) -> None:
         names = {"series_id": series.id, "period": period, "start": start}
         self._connection.execute(sa.delete(SEGMENT).filter_by(**names))
         self._connection.execute(sa.insert(SEGMENT).values(rows=rows, data=data, **names))
@@ -797,6 +799,8 @@ def _whole(intervals: Ints, starts: Ints, period: int) -> np.ndarray:
 
 def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
     """Cut rows, which are in order of time, into those of each segment."""
-    starts, first = np.unique(rows.timestamp // _span(period), return_index=True)
+    number = rows.timestamp // _span(period)
+    first = np.flatnonzero(np.append(True, number[1:] != number[:-1])[: len(number)])
+    starts = number[first]
     for start, begin, end in zip(starts, first, np.append(first, len(rows))[1:], strict=True):
         yield int(start) * _span(period), rows.take(slice(begin, end))
