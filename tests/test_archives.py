@@ -1,23 +1,40 @@
 """Archives and their import: no side inverted, no unit misread, no file half taken.
 
-Each archive reads ``answers/<source>.json``, worked by hand row by row in ``answers/<source>.csv``,
+Each archive reads an answer of ``answers/``, worked by hand row by row in ``answers/<case>.csv``,
 and its recorded answers. One more archive is one more line in ``CASES`` and its two files.
 """
 
 import csv
+import gzip
+import io
 import json
+import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import same_bits, spans, utc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liquidations.archives import ARCHIVES, Options, Part, archive
+from liquidations.archives import (
+    ARCHIVES,
+    FUNDING_RATE,
+    LIQUIDATIONS,
+    OPEN_INTEREST,
+    Context,
+    Options,
+    Part,
+    archive,
+    service,
+)
 from liquidations.archives.coinalyze import contract, period_of
 from liquidations.candles import Source, candle_closes, candle_opens, columns, source_candles
 from liquidations.errors import LiquidationsError, OtherAnswer
@@ -37,56 +54,174 @@ def okx_options(instruments: Path = ANSWERS / "okx-instruments.json") -> Options
     return Options(contracts=lambda: contracts(json.loads(instruments.read_text())["data"]))
 
 
+def plain_options() -> Options:
+    return Options(span=(utc("2024-08-05 03:00"), utc("2024-08-05 04:00")))
+
+
+# Reviewed text → the bytes of a file. ``gzip.compress`` is one more of these.
+
+
+def zipped(text: bytes, name: str = "answer.csv") -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr(name, text)
+    return file.getvalue()
+
+
+def lz4(text: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "lz4") as stream:
+        stream.write(text)
+    return sink.getvalue().to_pybytes()
+
+
+def parquet(text: bytes) -> bytes:
+    """Store CSV as Parquet: a column whose fields are all numbers becomes one of numbers."""
+    names, *rows = csv.reader(io.StringIO(text.decode()))
+    fields = {
+        name: [dict(zip(names, row, strict=False)).get(name) for row in rows] for name in names
+    }
+
+    def typed(column):
+        for kind in (int, float):
+            try:
+                return pa.array([kind(field) for field in column])
+            except (OverflowError, TypeError, ValueError):
+                continue
+        return pa.array(column)
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({name: typed(column) for name, column in fields.items()}), sink)
+    return sink.getvalue().to_pybytes()
+
+
 @dataclass(frozen=True)
 class Case:
-    """Say how a source's answers are read, and which of the recorded ones it reads."""
+    """Say how the answer of a source is read, and which of the recorded ones are.
+
+    ``answer`` is a file of ``answers/`` that people can read (.json, .jsonl or .csv), ``encode``
+    makes of it what the source gives. ``whole`` tells that a file which was cut off can be told
+    from a whole one; lines of text without a frame around them can't.
+    """
 
     options: Callable[[], Options]
-    files: str
-    recorded: Callable[[Path], Options]
-    others: tuple[str, ...]
+    answer: str
+    encode: Callable[[bytes], bytes] = bytes
+    whole: bool = True
+    files: str = ""
+    recorded: Callable[[Path], Options] = lambda _: Options()
+    others: tuple[str, ...] = ()
 
 
+def snapshot(symbol: str) -> Callable[[bytes], bytes]:
+    """Make Binance's file of a symbol's liquidations."""
+    return partial(zipped, name=f"{symbol}-liquidationSnapshot-2024-08-05.csv")
+
+
+def tardis_file(text: bytes) -> bytes:
+    return gzip.compress(text + b"\n")
+
+
+#: A case is named by its source, and if that gives several formats by one more word after a dash:
+#: ``plain-parquet``. What is expected of it stands in ``answers/<case>.csv``.
 CASES = {
     "coinalyze": Case(
         lambda: Options(unit="usd"),
-        "data/coinalyze/*-liquidation-history-*.json",
-        lambda _: Options(unit="base"),
-        ("data/coinalyze/*-open-interest-*.json",),
+        "coinalyze.json",
+        files="data/coinalyze/*-liquidation-history-*.json",
+        recorded=lambda _: Options(unit="base"),
+        others=("data/coinalyze/*-open-interest-*.json",),
     ),
+    "coinglass": Case(lambda: Options(name="OKX_BTC-USD-SWAP_1h.json"), "coinglass.json"),
     "okx": Case(
         okx_options,
-        "data/okx/*-liquidation-orders.json",
-        lambda folder: okx_options(folder / "data/okx/instruments.json"),
-        ("data/okx/instruments.json",),
+        "okx.json",
+        files="data/okx/*-liquidation-orders.json",
+        recorded=lambda folder: okx_options(folder / "data/okx/instruments.json"),
+        others=("data/okx/instruments.json",),
     ),
+    "binance_vision": Case(Options, "binance_vision-rows.csv", snapshot("BTCUSD_PERP")),
+    "binance_vision-eth": Case(Options, "binance_vision-eth-rows.csv", snapshot("ETHUSD_PERP")),
+    "tardis": Case(Options, "tardis-rows.csv", tardis_file),
+    "tardis-binance": Case(Options, "tardis-binance-rows.csv", tardis_file),
+    "tardis-delivery": Case(Options, "tardis-delivery-rows.csv", tardis_file),
+    "tardis-okx": Case(okx_options, "tardis-okx-rows.csv", tardis_file),
+    "node_fills": Case(
+        Options,
+        "node_fills.jsonl",
+        lz4,
+        files="frames/hyperliquid_node_fills_by_block_*.jsonl",
+    ),
+    "plain": Case(plain_options, "plain-rows.csv", lambda text: text + b"\n", whole=False),
+    "plain-parquet": Case(plain_options, "plain-rows.csv", parquet),
 }
 
-each = pytest.mark.parametrize("source", ARCHIVES)
+each = pytest.mark.parametrize("name", CASES)
+each_source = pytest.mark.parametrize("source", ARCHIVES)
 
 
-def answer_of(source: str) -> bytes:
-    return (ANSWERS / f"{source}.json").read_bytes().strip()
+def source_of(name: str) -> str:
+    return name.split("-")[0]
 
 
-def read(source: str, answer, options: Options | None = None) -> list[Part]:
+def answer_of(name: str) -> bytes:
+    return (ANSWERS / CASES[name].answer).read_bytes().strip()
+
+
+def read(name: str, answer, options: Options | None = None) -> list[Part]:
+    """Read a file: bytes as they are, anything else as JSON."""
     data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    return archive(source).read(data, options or CASES[source].options())
+    return list(archive(source_of(name)).read(data, options or CASES[name].options()))
+
+
+def read_case(name: str) -> list[Part]:
+    return read(name, CASES[name].encode(answer_of(name)))
 
 
 # --- the contract of every archive --------------------------------------------------------------
 
 
 def test_every_archive_has_a_case():
-    assert set(CASES) == set(ARCHIVES)
+    assert {source_of(name) for name in CASES} == set(ARCHIVES)
 
 
-def check(parts: list[Part], source: str) -> None:
+@each_source
+def test_every_archive_says_what_it_gives(source):
+    module = archive(source)
+    about = module.ABOUT
+    assert module.__doc__
+    assert module.__doc__.count("\n") > 3
+    assert all((about.gives, about.depth, about.complete, about.files))
+    assert about.exchanges
+    assert set(about.exchanges) <= set(EXCHANGES)
+    assert set(about.kinds) <= {LIQUIDATIONS, OPEN_INTEREST, FUNDING_RATE}
+    assert list(about.periods) == sorted(set(about.periods))
+    assert about.parallel >= 1
+    assert about.per_minute is None or about.per_minute >= 1
+    assert bool(about.key) == bool(about.header)
+    if about.key:
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]+", about.key)
+        assert re.fullmatch(r"[A-Za-z_-]+: .*\{key\}", about.header)
+    if about.url:
+        assert re.fullmatch(r"https://[^/]+(/[^/]+)*", about.url)
+        assert service(source) is module
+        for function in ("symbols", "asks", "answer", "CATALOGUE"):
+            assert hasattr(module, function)
+    else:
+        with pytest.raises(LiquidationsError, match=f"import-data --source {source}"):
+            service(source)
+
+
+def check(parts: list[Part | Context], source: str) -> None:
     """Check what holds for the parts of any file."""
     for part in parts:
         assert part.exchange in EXCHANGES
         assert base_of(part.pair)
-        assert part.source == source
+        # In files of our own form anybody's data may travel.
+        assert part.source == source or source == "plain"
+        if isinstance(part, Context):
+            check_context(part)
+            continue
         assert part.unit in ("base", "usd")
         rows = part.rows
         assert {name: array.dtype for name, array in rows.arrays().items()} == rows.dtypes()
@@ -101,12 +236,42 @@ def check(parts: list[Part], source: str) -> None:
         if isinstance(rows, Bars):
             assert (np.diff(rows.timestamp) > 0).all()
             assert not (rows.timestamp % part.period).any()
+        else:
+            assert rows.origin.max(initial=0) <= len(part.origins)
 
 
-def flat(part: Part) -> list[tuple]:
-    """Write a part as (exchange, pair, time, side, price, amount, value); bars leave out zeros."""
-    rows = part.rows
+#: Freqtrade's own columns.
+CONTEXT_COLUMNS = {
+    OPEN_INTEREST: {"open_interest_amount", "open_interest_value"},
+    FUNDING_RATE: {"funding_rate"},
+}
+
+
+def check_context(part: Context) -> None:
+    assert part.timestamp.dtype == np.int64
+    assert (np.diff(part.timestamp) > 0).all()
+    assert not (part.timestamp % part.period).any()
+    assert set(part.values) == CONTEXT_COLUMNS[part.kind]
+    for values in part.values.values():
+        assert values.dtype == np.float64
+        assert values.shape == part.timestamp.shape
+        assert not np.isinf(values).any()
+
+
+def flat(part: Part | Context) -> list[tuple]:
+    """Write a part as (exchange, pair, time, side, price, amount, value); bars leave out zeros.
+
+    Of open interest and funding the column's name stands in the place of the side.
+    """
     names = (part.exchange, part.pair)
+    if isinstance(part, Context):
+        return [
+            (*names, time, column, None, None, value)
+            for column, values in part.values.items()
+            for time, value in zip(part.timestamp.tolist(), values.tolist(), strict=True)
+            if value == value
+        ]
+    rows = part.rows
     if isinstance(rows, Events):
         columns = (rows.timestamp, rows.side, rows.price, rows.amount, rows.value_usd)
         table = zip(*(column.tolist() for column in columns), strict=True)
@@ -120,10 +285,10 @@ def flat(part: Part) -> list[tuple]:
 
 
 @each
-def test_a_hand_made_answer_is_read_as_worked_by_hand(source):
-    parts = read(source, answer_of(source))
-    check(parts, source)
-    with (ANSWERS / f"{source}.csv").open(newline="") as file:
+def test_a_hand_made_answer_is_read_as_worked_by_hand(name):
+    parts = read_case(name)
+    check(parts, source_of(name))
+    with (ANSWERS / f"{name}.csv").open(newline="") as file:
         expected = [
             (
                 row["exchange"],
@@ -135,6 +300,7 @@ def test_a_hand_made_answer_is_read_as_worked_by_hand(source):
             )
             for row in csv.DictReader(file)
         ]
+    assert {"long", "short"} <= {row[3] for row in expected}
     found = [row for part in parts for row in flat(part)]
     assert sorted(row[:4] for row in found) == sorted(row[:4] for row in expected)
     for mine, theirs in zip(sorted(found), sorted(expected), strict=True):
@@ -144,37 +310,62 @@ def test_a_hand_made_answer_is_read_as_worked_by_hand(source):
 
 
 @each
-def test_reading_again_gives_the_same_rows_and_keys(source):
-    for one, other in zip(*(read(source, answer_of(source)) for _ in range(2)), strict=True):
-        same_bits(one.rows, other.rows)
+def test_reading_again_gives_the_same_rows_and_keys(name):
+    for one, other in zip(*(read_case(name) for _ in range(2)), strict=True):
+        if isinstance(one, Part):
+            same_bits(one.rows, other.rows)
 
 
-@each
-def test_recorded_answers_are_read(source, recorded):
-    case = CASES[source]
-    files = sorted(recorded.glob(case.files))
-    assert files
+def recorded_answers(name: str, recorded: Path):
+    case = CASES[name]
+    files = sorted(recorded.glob(case.files)) if case.files else []
+    assert bool(files) == bool(case.files)
     for file in files:
-        parts = read(source, file.read_bytes(), case.recorded(recorded))
-        check(parts, source)
-        assert [base_of(part.pair) for part in parts] == [file.name[: len(base_of(parts[0].pair))]]
+        options = replace(case.recorded(recorded), name=file.name)
+        yield file, read(name, case.encode(file.read_bytes()), options)
 
 
 @each
-def test_other_recorded_answers_of_the_vendor_are_told_apart(source, recorded):
-    case = CASES[source]
+def test_recorded_answers_are_read(name, recorded):
+    for _, parts in recorded_answers(name, recorded):
+        assert parts
+        check(parts, source_of(name))
+
+
+@pytest.mark.parametrize("name", ["coinalyze", "okx"])
+def test_recorded_answers_are_of_the_contract_that_their_file_is_named_by(name, recorded):
+    for file, (part,) in recorded_answers(name, recorded):
+        assert file.name.startswith(base_of(part.pair))
+
+
+@each
+def test_other_recorded_answers_of_the_vendor_are_told_apart(name, recorded):
+    case = CASES[name]
     for pattern in case.others:
-        for file in recorded.glob(pattern):
+        files = list(recorded.glob(pattern))
+        assert files
+        for file in files:
             with pytest.raises(OtherAnswer, match="expected"):
-                read(source, file.read_bytes(), case.recorded(recorded))
+                read(name, file.read_bytes(), case.recorded(recorded))
 
 
 @each
-def test_an_answer_that_was_cut_off_anywhere_is_refused(source):
-    data = answer_of(source)
+def test_an_answer_that_was_cut_off_anywhere_is_refused(name):
+    data = CASES[name].encode(answer_of(name))
     for end in range(len(data)):
-        with pytest.raises(LiquidationsError, match="cut off"):
-            read(source, data[:end])
+        if CASES[name].whole:
+            with pytest.raises(LiquidationsError, match="cut off"):
+                read(name, data[:end])
+        else:
+            read_or_refuse(name, data[:end])
+
+
+def read_or_refuse(name: str, data: bytes) -> None:
+    try:
+        parts = read(name, data)
+    except LiquidationsError:
+        return
+    check(parts, source_of(name))
 
 
 @each
@@ -193,13 +384,51 @@ def test_an_answer_that_was_cut_off_anywhere_is_refused(source):
         b'[{"data": 5}]',
         b"date,open\n1,2\n",
         b"\x1f\x8b\x08\x00",
+        b"PK\x03\x04",
+        b"PAR1",
+        b"\x04\x22\x4d\x18",
         b"\xff\xfe\x00",
         b"<html></html>",
+        *(
+            pytest.param(encode(text), id=f"{encode.__name__}-{text[:9]!r}")
+            for encode in (gzip.compress, zipped, lz4)
+            for text in (b"<html></html>", b"date,open\n1,2\n", b"{}", b"\xff\xfe\x00")
+        ),
+        pytest.param(parquet(b"date,open\n1,2\n"), id="parquet"),
     ],
 )
-def test_what_is_no_answer_is_refused(source, data):
+def test_what_is_no_answer_is_refused(name, data):
     with pytest.raises(LiquidationsError):
-        read(source, data)
+        read(name, data)
+
+
+def tree_of(name: str):
+    """Parse the answer of a case: JSON as it is, lines into a list of JSON or of lists of text."""
+    text = answer_of(name).decode()
+    if CASES[name].answer.endswith(".csv"):
+        return list(csv.reader(io.StringIO(text)))
+    if CASES[name].answer.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()]
+    return json.loads(text)
+
+
+def text_of(name: str, tree) -> bytes:
+    """Write such a tree again."""
+    if CASES[name].answer.endswith(".json"):
+        return json.dumps(tree).encode()
+    lines = tree if isinstance(tree, list) else [tree]
+    if CASES[name].answer.endswith(".jsonl"):
+        return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    sheet = io.StringIO()
+    rows = [line if isinstance(line, list) else [line] for line in lines]
+    csv.writer(sheet, lineterminator="\n").writerows(rows)
+    return sheet.getvalue().encode()
+
+
+@each
+def test_an_answer_that_is_written_again_is_the_same_answer(name):
+    again = read(name, CASES[name].encode(text_of(name, tree_of(name))))
+    assert [flat(part) for part in again] == [flat(part) for part in read_case(name)]
 
 
 def paths(node, path=()):
@@ -234,19 +463,18 @@ strange = st.one_of(
 
 @each
 @given(st.data())
-def test_one_strange_value_is_refused_or_read_but_never_a_crash(source, data):
-    answer = json.loads(answer_of(source))
+def test_one_strange_value_is_refused_or_read_but_never_a_crash(name, data):
+    answer = tree_of(name)
     path = data.draw(st.sampled_from(list(paths(answer))))
-    try:
-        parts = read(source, replaced(answer, path, data.draw(strange)))
-    except LiquidationsError:
-        return
-    check(parts, source)
+    wrong = text_of(name, replaced(answer, path, data.draw(strange)))
+    read_or_refuse(name, CASES[name].encode(wrong))
 
 
 def test_an_unknown_source_is_named_with_those_known():
-    with pytest.raises(LiquidationsError, match=r"'coinglass'.*coinalyze, okx"):
-        archive("coinglass")
+    with pytest.raises(LiquidationsError, match=f"'typo'.*{', '.join(ARCHIVES)}"):
+        archive("typo")
+    with pytest.raises(LiquidationsError, match="'typo'"):
+        service("typo")
 
 
 # --- Coinalyze ----------------------------------------------------------------------------------
@@ -332,7 +560,7 @@ def test_sparse_rows_may_be_given_their_period():
 def test_sparse_rows_off_the_grid_of_their_distance_ask_for_the_period():
     # 01:00, 03:00, 05:00: two hours apart, but no two-hour period begins at 01:00.
     odd = history((T - 7_200, 1, 0), (T, 2, 0), (T + 7_200, 4, 0))
-    with pytest.raises(LiquidationsError, match=r"BTCUSDT_PERP\.A.*120 minutes.*--timeframe"):
+    with pytest.raises(LiquidationsError, match=r"BTC/USDT:USDT on binance.*120 min.*--timeframe"):
         one(odd)
     assert one(odd, period=HOUR).rows.long.tolist() == [1.0, 2.0]
 
@@ -381,7 +609,7 @@ def test_the_vendors_own_error_is_shown():
         ("BTCUSD.6", ("bybit", "BTC/USD:BTC")),
         ("BTCUSDT_PERP.3", ("okx", "BTC/USDT:USDT")),
         ("BTC.H", ("hyperliquid", "BTC/USDC:USDC")),
-        ("kPEPE.H", ("hyperliquid", "kPEPE/USDC:USDC")),
+        ("kPEPE.H", ("hyperliquid", "KPEPE/USDC:USDC")),
         ("1000SHIBUSDT_PERP.A", ("binance", "1000SHIB/USDT:USDT")),
         ("USDCUSDT_PERP.A", ("binance", "USDC/USDT:USDT")),
     ],
@@ -636,7 +864,8 @@ def filled(recorded, tmp_path_factory):
 
     url = f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'liquidations.sqlite'}"
     with Store(url, create=True) as store:
-        for source, case in CASES.items():
+        for source in ("coinalyze", "okx"):
+            case = CASES[source]
             files = find_files([(recorded / case.files).parent])
             parts, passed = read_files(files, source, case.recorded(recorded), prices)
             assert len(passed) == {"coinalyze": 3, "okx": 1}[source]

@@ -10,28 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from liquidations.archives.okx import BEHIND, PATH, next_after, query, read_page
 from liquidations.errors import LiquidationsError
 from liquidations.event import Events
 from liquidations.exchanges import okx
 from liquidations.exchanges.frames import Contract
 
 
+__all__ = ["BEHIND", "FILLED", "MOST_PAGES", "REACH", "fill"]
+
 #: The exchanges that can be asked.
 FILLED = ("okx",)
-
-#: An order is in the answer so long (ms) after its time; not documented.
-BEHIND = 30_000
 
 #: So far back (ms) an answer surely goes; "about a day" was seen.
 REACH = 20 * 3_600_000
 
 #: Pages that are asked for at most for one contract; a day of a crash has some hundred.
 MOST_PAGES = 400
-
-#: Orders of a full page.
-PAGE = 100
-
-_PATH = "public/liquidation-orders"
 
 
 async def fill(
@@ -64,19 +59,16 @@ async def fill(
 
 async def _okx(client: Any, symbol: str, contract: Contract, since: int) -> Events:
     """Page back through the answers, newest first; pages may overlap."""
-    family = symbol.removesuffix("-SWAP")
-    query = {"instType": "SWAP", "uly": family, "state": "filled", "limit": str(PAGE)}
+    after: int | None = None
     pages: list[Events] = []
     for _ in range(MOST_PAGES):
         # ccxt has no method for this path, and drops the query if "public" is not a list.
-        rows = _rows(await client.request(_PATH, ["public"], "GET", dict(query)), symbol)
-        pages.append(okx.orders(rows, contract))
-        oldest = min((int(row["ts"]) for row in rows), default=0)
-        # Orders of the same millisecond may be on both sides of the page's edge.
-        after = str(oldest + 1)
-        if len(rows) < PAGE or oldest < since or after == query.get("after"):
+        answer = await client.request(PATH, ["public"], "GET", query(symbol, after))
+        page = read_page(answer, symbol, after)
+        pages.append(okx.orders(page.rows, contract))
+        after = next_after(page, since, after)
+        if after is None:
             break
-        query["after"] = after
     else:
         raise LiquidationsError(f"OKX has more than {MOST_PAGES} pages of {symbol}; not filled in")
     whole = Events.concat(pages)
@@ -84,13 +76,3 @@ async def _okx(client: Any, symbol: str, contract: Contract, since: int) -> Even
     same = np.zeros(len(whole), dtype=bool)
     same[1:] = (np.diff(whole.timestamp) == 0) & (np.diff(whole.key) == 0)
     return whole.take(~same)
-
-
-def _rows(answer: Any, symbol: str) -> list[Any]:
-    try:
-        groups = [group for group in answer["data"] if group.get("instId") == symbol]
-        return [row for group in groups for row in group["details"]]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise LiquidationsError(
-            f"OKX answered {str(answer)[:200]!r} to {_PATH}; expected data with details"
-        ) from error

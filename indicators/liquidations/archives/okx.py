@@ -1,30 +1,119 @@
 """OKX liquidation orders as the REST endpoint answers them: single events, about the last 24 h.
 
-A file is one page ``{"code", "msg", "data": [{"instId", "uly", "details": [...]}]}`` or a list of
-pages, newest first, overlapping or not. No key. Complete as far as OKX reports at all (a lower
-bound, see ``exchanges/okx.py``). Contract sizes come from the exchange's instruments.
+``/api/v5/public/liquidation-orders`` answers with pages of at most 100 orders of one family
+(``uly``), newest first. A file is one page ``{"code", "msg", "data": [{"instId", "uly", "details":
+[...]}]}`` or a list of pages, overlapping or not. No key. Complete as far as OKX reports at all (a
+lower bound, see ``exchanges/okx.py``). Contract sizes come from the exchange's instruments.
 
-Coverage: from the oldest to the newest order of the pages of one file. The endpoint does not say
-that a page's time range was empty, so nothing outside is known.
+Traps:
+
+- The endpoint is not documented any more, nor how far back it goes, nor its limit of calls; it
+  answered in October 2026. OKX's public endpoints of that kind allow 20 calls a second; five are
+  made here.
+- An order appears in the answer some time after it happened, so a page says nothing of the last
+  ``BEHIND`` ms before it was made.
+- Orders of one millisecond may be on both sides of a page's edge, so the next page begins with the
+  millisecond that the last one ended with, which is counted to the next page alone.
+- A page that is not full is the end of what OKX has: it is complete from its oldest order on, and
+  an empty one proves nothing, because how far back it would go is not known.
+- The coverage of a file reaches from its oldest to its newest order: it does not say when and with
+  what it was asked for.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from liquidations.archives import Options, Part, parse_json
+from liquidations.archives import About, Answer, Ask, Context, Options, Part, Wanted, parse_json
+from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
 from liquidations.event import Events
+from liquidations.exchanges.frames import MALFORMED, Contract, moment
 from liquidations.exchanges.okx import orders
 
+
+ABOUT = About(
+    gives="single events",
+    exchanges=("okx",),
+    depth="about 24 hours",
+    complete="a lower bound: OKX does not publish all",
+    url="https://www.okx.com",
+    per_minute=300,
+    parallel=2,
+)
+
+#: An order is in the answer so long (ms) after its time; not documented.
+BEHIND = 30_000
+
+#: Orders of a full page.
+PAGE = 100
+
+#: Below ``/api/v5/``.
+PATH = "public/liquidation-orders"
+
+#: The names of contracts are a rule.
+CATALOGUE: Ask | None = None
 
 _SHAPE = (
     'expected OKX\'s answer {"code": "0", "data": [{"instId": …, "details": […]}]} '
     "or a list of such pages"
 )
+
+
+class Page(NamedTuple):
+    """Hold one page: a contract's rows, when (ms) the oldest of all was, and whether it is full."""
+
+    rows: list[Any]
+    oldest: int
+    full: bool
+
+
+def query(symbol: str, after: int | None = None) -> dict[str, str]:
+    """Write the question for the orders of a swap, newest first.
+
+    :param after: only what is older than this (ms)
+    """
+    question = {
+        "instType": "SWAP",
+        "uly": symbol.removesuffix("-SWAP"),
+        "state": "filled",
+        "limit": str(PAGE),
+    }
+    return question if after is None else {**question, "after": str(after)}
+
+
+def read_page(answer: Any, symbol: str, after: int | None = None) -> Page:
+    """Find a swap's orders in the decoded answer to :func:`query`.
+
+    :raises LiquidationsError: if it is no answer to that.
+    """
+    groups = _groups(answer)
+    family = symbol.removesuffix("-SWAP")
+    if other := [
+        str(group.get("instId"))
+        for group in groups
+        if group.get("instId") != symbol and group.get("uly") != family
+    ]:
+        raise LiquidationsError(f"asked for {symbol}, OKX answered of {', '.join(other)}")
+    try:
+        times = [moment(row["ts"]) for group in groups for row in group["details"]]
+    except MALFORMED as error:
+        raise LiquidationsError(f"OKX answered with an order without a time; {_SHAPE}") from error
+    if after is not None and max(times, default=0) >= after:
+        raise LiquidationsError(f"asked OKX for what is older than {after}, and got what is newer")
+    rows = [row for group in groups if group.get("instId") == symbol for row in group["details"]]
+    return Page(rows, min(times, default=0), len(times) >= PAGE)
+
+
+def next_after(page: Page, since: int, after: int | None) -> int | None:
+    """Say where the next page begins (ms); None if there is none that reaches back to ``since``."""
+    # A page of one millisecond alone has no edge to go on from.
+    more = page.full and page.oldest >= since and page.oldest + 1 != after
+    return page.oldest + 1 if more else None
 
 
 def read(data: bytes, options: Options) -> list[Part]:
@@ -41,26 +130,11 @@ def read(data: bytes, options: Options) -> list[Part]:
     contracts = options.contracts()
     events: dict[str, list[Events]] = defaultdict(list)
     for page in pages:
-        if not isinstance(page, dict) or not isinstance(page.get("data"), list):
-            raise LiquidationsError(_SHAPE)
-        if page.get("code") != "0":
-            raise LiquidationsError(
-                f"OKX answered with the error {page.get('code')!r}: {page.get('msg')!r}; "
-                "fetch this page again"
-            )
         details: dict[str, list[Any]] = defaultdict(list)
-        for group in page["data"]:
-            if not isinstance(group, dict) or not isinstance(group.get("details"), list):
-                raise OtherAnswer(f"this is another answer of OKX; {_SHAPE}")
+        for group in _groups(page):
             details[str(group.get("instId"))] += group["details"]
         for name, rows in details.items():
-            if name not in contracts:
-                raise LiquidationsError(
-                    f"the size of a contract of {name!r} is unknown; known: "
-                    f"{', '.join(sorted(contracts)) or 'none'}. Give it with --markets FILE, or "
-                    "leave --markets away to ask the exchange"
-                )
-            events[name].append(orders(rows, contracts[name]))
+            events[name].append(orders(rows, _contract(contracts, name)))
     parts = []
     for name, found in events.items():
         whole = Events.concat(found)
@@ -68,3 +142,72 @@ def read(data: bytes, options: Options) -> list[Part]:
             span = np.array([[whole.timestamp.min(), whole.timestamp.max() + 1]])
             parts.append(Part("okx", contracts[name].pair, "okx", whole, span))
     return parts
+
+
+def symbols(
+    wanted: Collection[tuple[str, str]], catalogue: bytes | None
+) -> dict[tuple[str, str], str]:
+    """Name the swaps of pairs: ``BTC-USDT-SWAP``, inverse ``BTC-USD-SWAP``."""
+    found = {}
+    for exchange, pair in wanted:
+        base, _, rest = pair.partition("/")
+        quote, _, settle = rest.partition(":")
+        if exchange == "okx" and settle and settle in (quote, base):
+            found[exchange, pair] = f"{base}-{quote}-SWAP"
+    return found
+
+
+def asks(wanted: Wanted) -> Iterator[Ask]:
+    """Ask for the newest page that is wanted; each answer names the next older one."""
+    yield _ask(wanted.symbol, wanted.end if wanted.end <= wanted.now - BEHIND else None)
+
+
+def answer(data: bytes, ask: Ask, wanted: Wanted, options: Options) -> Answer:
+    """Read a page: complete from its oldest order to where the one before began.
+
+    :raises LiquidationsError: if it is no answer to that, or the contract's size is not known.
+    """
+    after = int(ask.query["after"]) if "after" in ask.query else None
+    page = read_page(parse_json(data), wanted.symbol, after)
+    events = orders(page.rows, _contract(options.contracts(), wanted.symbol))
+    # What the page can't have: the youngest orders, and of a full one those at its old edge.
+    newest = int(events.timestamp.max(initial=0)) + 1
+    blind = newest if options.made is None else options.made - BEHIND
+    start, end = page.oldest + page.full, blind if after is None else min(after, blind)
+    parts: list[Part | Context] = []
+    if page.oldest and start < end:
+        inside = (events.timestamp >= start) & (events.timestamp < end)
+        span = np.array([[start, end]])
+        parts = [Part("okx", wanted.pair, "okx", events.take(inside), span)]
+    following = next_after(page, wanted.start, after)
+    return parts, None if following is None else _ask(wanted.symbol, following)
+
+
+def _ask(symbol: str, after: int | None) -> Ask:
+    label = "newest" if after is None else f"before {format_time(after)}"
+    return Ask(f"/api/v5/{PATH}", query(symbol, after), label=label)
+
+
+def _groups(page: Any) -> list[Any]:
+    """Return what a page has of each contract."""
+    if not isinstance(page, dict) or not isinstance(page.get("data"), list):
+        raise LiquidationsError(_SHAPE)
+    if page.get("code") != "0":
+        raise LiquidationsError(
+            f"OKX answered with the error {page.get('code')!r}: {page.get('msg')!r}; "
+            "fetch this page again"
+        )
+    for group in page["data"]:
+        if not isinstance(group, dict) or not isinstance(group.get("details"), list):
+            raise OtherAnswer(f"this is another answer of OKX; {_SHAPE}")
+    return list(page["data"])
+
+
+def _contract(contracts: Mapping[str, Contract], name: str) -> Contract:
+    if name not in contracts:
+        raise LiquidationsError(
+            f"the size of a contract of {name!r} is unknown; known: "
+            f"{', '.join(sorted(contracts)) or 'none'}. Give it with --markets FILE, or "
+            "leave --markets away to ask the exchange"
+        )
+    return contracts[name]
