@@ -71,7 +71,8 @@ def add_context(
     amount × close, and the other way round.
 
     :param every: timeframe of the open-interest candles: ``freqtrade download-data
-        --candle-types open_interest -t 1h`` gets them, a bot needs :func:`context_pairs`
+        --candle-types open_interest -t 1h`` gets them, ``liquidations download-data`` older ones;
+        a bot needs :func:`context_pairs`
     :param strategy, dataframe, metadata, timeframe, pair, suffix: as in ``add_liquidations``
     :return: the candles with the columns, as a new frame: assign it
     :raises OperationalException: on a timeframe that is none; missing data are NaN, and the log

@@ -1,0 +1,393 @@
+"""The history loop: sources are asked in parallel, and stored answer by answer.
+
+Floor 3. A download is planned (``planner.py``), then run::
+
+    request = Request({"binance": [Asked(("BTC/USDT:USDT",))]}, start, end, now)
+    clients, without = find_clients(config, request)
+    report = run(plan(store, request, clients), store, clients)
+
+Each source has threads of its own, as many as it allows; they ask and read. One thread, the
+caller's, writes: each answer in one transaction, and those of a source in the order of its
+questions. So whatever ends the program leaves a store of which the beginning is there, and the next
+run goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from liquidations.archives import LIQUIDATIONS, Ask, Context, Options, Part, Wanted, service
+from liquidations.candles import format_time
+from liquidations.errors import LiquidationsError
+from liquidations.event import Ints, merge_intervals
+from liquidations.exchanges.frames import Contract
+from liquidations.http import TRIES_OF_ANSWER, Absent, Client, NoAnswer, SourceEnds, Stopped
+from liquidations.planner import HOUR, NO_TIME, Fault, Job, Lacking, Plan, covered_times, missing
+from liquidations.store import Inserted, Store
+
+
+#: Pages of one question at most.
+MOST_PAGES = 2_000
+
+#: So many questions in a row without an answer, and a source is out of order.
+BROKEN = 4
+
+#: Between two looks of the writing thread (s).
+LOOK = 0.2
+
+
+@dataclass(slots=True)
+class Progress:
+    """Count what a source has done; ``ended`` says why it does no more."""
+
+    source: str
+    total: int
+    done: int = 0
+    calls: int = 0
+    rows: int = 0
+    bytes: int = 0
+    ended: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Say what a job brought: rows, what the source does not have, what failed.
+
+    ``coverage`` is what the source covers now of the job's time.
+    """
+
+    job: Job
+    rows: Inserted = field(default_factory=Inserted)
+    absent: list[str] = field(default_factory=list)
+    answered: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    coverage: Ints = field(default_factory=NO_TIME.copy)
+
+
+@dataclass(slots=True)
+class Report:
+    """Say what a download brought; ``faults`` is empty if all that was asked was tried."""
+
+    outcomes: list[Outcome]
+    faults: list[Fault]
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Answer:
+    """Hold what came of one question: of several pages, all that came before a fault."""
+
+    parts: list[Part | Context]
+    made: int = 0
+    absent: bool = False
+    fault: str = ""
+    broken: bool = False
+
+
+class _Source:
+    """Ask one source's questions in threads, and hand the answers on in their order."""
+
+    def __init__(
+        self,
+        client: Client,
+        questions: Sequence[tuple[int, Ask, Wanted]],
+        contracts: Callable[[], Mapping[str, Contract]],
+        wake: SimpleQueue[str],
+    ) -> None:
+        self.client, self.questions = client, questions
+        self.module = service(client.source)
+        self.ended = ""
+        self.error: BaseException | None = None
+        self.next = 0
+        self._contracts, self._wake = contracts, wake
+        self._taken = 0
+        self._broken = 0
+        self._answers: dict[int, _Answer] = {}
+        self._lock = threading.Lock()
+        width = max(1, min(client.about.parallel, len(questions)))
+        # Answers wait for those before them; so many at most.
+        self._room = threading.Semaphore(4 * width)
+        # Daemons: nobody waits at the end for one that waits for a peer.
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(width)]
+        for thread in self._threads:
+            thread.start()
+
+    def alive(self) -> bool:
+        """Tell whether any thread may still bring an answer."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def ready(self) -> Iterator[tuple[int, Wanted, Ask, _Answer]]:
+        """Return the answers that are next in order, as (job, wanted, ask, answer)."""
+        while True:
+            with self._lock:
+                answer = self._answers.pop(self.next, None)
+            if answer is None:
+                return
+            job, ask, wanted = self.questions[self.next]
+            self.next += 1
+            yield job, wanted, ask, answer
+            self._room.release()
+
+    def _work(self) -> None:
+        try:
+            while (number := self._take()) is not None:
+                _, ask, wanted = self.questions[number]
+                answer = self._ask(ask, wanted)
+                with self._lock:
+                    self._answers[number] = answer
+                    self._broken = self._broken + 1 if answer.broken else 0
+                    if self._broken >= BROKEN:
+                        self.ended = f"{answer.fault}; {BROKEN} questions in a row had no answer"
+                self._wake.put(self.client.source)
+        except Stopped:
+            pass
+        except SourceEnds as error:
+            with self._lock:
+                self.ended = str(error)
+        except BaseException as error:  # a mistake of ours: the writing thread raises it
+            self.error = error
+        self._wake.put(self.client.source)
+
+    def _take(self) -> int | None:
+        while not self._room.acquire(timeout=LOOK):
+            if self._over():
+                return None
+        with self._lock:
+            number = self._taken
+            if self._over() or number >= len(self.questions):
+                return None
+            self._taken += 1
+            return number
+
+    def _over(self) -> bool:
+        return bool(self.client.stop.is_set() or self.ended or self.error)
+
+    def _ask(self, ask: Ask, wanted: Wanted) -> _Answer:
+        answer = _Answer([])
+        page = ask
+        for _ in range(MOST_PAGES):
+            try:
+                parts, following = self._page(page, wanted, answer)
+            except Absent:
+                answer.absent = not answer.parts
+                return answer
+            except NoAnswer as error:
+                answer.fault, answer.broken = str(error), error.broken
+                return answer
+            answer.parts += parts
+            if following is None:
+                return answer
+            page = following
+        answer.fault = f"it has more than {MOST_PAGES} pages of this"
+        return answer
+
+    def _page(
+        self, ask: Ask, wanted: Wanted, answer: _Answer
+    ) -> tuple[list[Part | Context], Ask | None]:
+        tries = 1
+        while True:
+            reply = self.client.get(ask)
+            answer.made = reply.made
+            options = Options(
+                "usd", wanted.period, self._contracts, made=reply.made, name=ask.path.split("/")[-1]
+            )
+            try:
+                return self.module.answer(reply.data, ask, wanted, options)
+            except LiquidationsError as error:
+                # A file with the right checksum is what the source has.
+                if ask.checksum or tries >= TRIES_OF_ANSWER:
+                    said = self.client.masked(str(error))
+                    raise NoAnswer(said, broken=not ask.checksum) from error
+            self.client.again(tries)
+            tries += 1
+
+
+def run(
+    planned: Plan,
+    store: Store,
+    clients: Mapping[str, Client],
+    *,
+    contracts: Callable[[], Mapping[str, Contract]] = dict,
+    keep: Callable[[Sequence[Context]], object] | None = None,
+    on_progress: Callable[[Mapping[str, Progress]], None] = lambda _: None,
+) -> Report:
+    """Ask all questions of a plan, and store what comes.
+
+    It ends early if the caller's thread is interrupted; the store holds what was finished then.
+
+    :param contracts: asks for the sizes of OKX's contracts; called once, if at all
+    :param keep: stores open interest and funding
+    :param on_progress: is told, several times a second, how far each source is
+    :raises LiquidationsError: if the store can't be written.
+    """
+    outcomes = [Outcome(job) for job in planned.jobs]
+    wake: SimpleQueue[str] = SimpleQueue()
+    questions: dict[str, list[tuple[int, Ask, Wanted]]] = {}
+    for number, job in enumerate(planned.jobs):
+        questions.setdefault(job.source, []).extend((number, *pair) for pair in job.questions)
+    told = {name: Progress(name, len(asked)) for name, asked in questions.items()}
+    sizes = _Once(contracts)
+    contexts: dict[int, list[Context]] = {}
+    open_questions = [len(job.questions) for job in planned.jobs]
+    running: dict[str, _Source] = {}
+    try:
+        for name, asked in questions.items():
+            running[name] = _Source(clients[name], asked, sizes, wake)
+        while running:
+            with suppress(Empty):
+                wake.get(timeout=LOOK)
+            for name, source in list(running.items()):
+                over = not source.alive()  # asked first: what it brought is there then
+                for number, wanted, ask, answer in source.ready():
+                    found = _store(store, outcomes[number], wanted, ask, answer)
+                    contexts.setdefault(number, []).extend(found)
+                    open_questions[number] -= 1
+                    if not open_questions[number]:
+                        _keep(keep, contexts.pop(number), outcomes[number])
+                    told[name].done += 1
+                    told[name].rows += sum(map(_rows_of, answer.parts))
+                if source.error is not None:
+                    raise source.error
+                progress, client = told[name], clients[name]
+                progress.calls, progress.bytes = client.calls, client.bytes
+                if over:
+                    progress.ended = source.ended
+                    del running[name]
+            on_progress(told)
+    except BaseException:
+        for client in clients.values():
+            client.stop.set()
+        raise
+    finally:
+        for number, several in contexts.items():
+            _keep(keep, several, outcomes[number])
+    faults = [*planned.faults]
+    covered = covered_times(store)
+    for outcome in outcomes:
+        job = outcome.job
+        spans = covered.get((job.exchange, job.pair, job.source, job.period), NO_TIME)
+        outcome.coverage = merge_intervals(np.clip(spans, job.start, job.end))
+        faults += [Fault(job.source, job.pair, *one) for one in outcome.faults.items()]
+    for name, progress in told.items():
+        if progress.ended:
+            left = progress.total - progress.done
+            unasked = f"; {left} of {progress.total} questions were not asked" if left else ""
+            faults.append(Fault(name, "", progress.ended + unasked))
+    return Report(outcomes, faults + _not_listed(planned.lacking, outcomes))
+
+
+class _Once:
+    """Ask for the contract sizes once, whichever thread comes first; a failure is kept too."""
+
+    def __init__(self, ask: Callable[[], Mapping[str, Contract]]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._found: Mapping[str, Contract] | LiquidationsError | None = None
+
+    def __call__(self) -> Mapping[str, Contract]:
+        with self._lock:
+            if self._found is None:
+                try:
+                    self._found = self._ask()
+                except LiquidationsError as error:
+                    self._found = error
+            if isinstance(self._found, LiquidationsError):
+                raise self._found
+            return self._found
+
+
+def _rows_of(part: Part | Context) -> int:
+    return len(part.rows) if isinstance(part, Part) else len(part.timestamp)
+
+
+def _store(
+    store: Store, outcome: Outcome, wanted: Wanted, ask: Ask, answer: _Answer
+) -> list[Context]:
+    """Store one answer in one transaction; return what is not ours to store."""
+    if answer.fault:
+        what = f"{ask.label}: {answer.fault}" if ask.checksum else answer.fault
+        outcome.faults[what] = outcome.faults.get(what, 0) + 1
+    elif answer.absent:
+        outcome.absent.append(ask.label or format_time(wanted.start))
+    else:
+        outcome.answered += 1
+    mine = (wanted.exchange, wanted.pair)
+    parts = [
+        part
+        for part in answer.parts
+        if isinstance(part, Part) and mine == (part.exchange, part.pair)
+    ]
+    if parts:
+        with store.write() as writer:
+            for part in parts:
+                outcome.rows += writer.insert(
+                    part.exchange,
+                    part.pair,
+                    part.source,
+                    part.rows,
+                    part.coverage,
+                    period=part.period,
+                    origins=part.origins,
+                    recorded=answer.made,
+                )
+    return [part for part in answer.parts if isinstance(part, Context)]
+
+
+def _keep(
+    keep: Callable[[Sequence[Context]], object] | None, found: Sequence[Context], outcome: Outcome
+) -> None:
+    """Store open interest and funding, all of a contract at once: whole files are written."""
+    if keep is None or not found:
+        return
+    try:
+        keep(found)
+    except LiquidationsError as error:
+        outcome.faults[str(error)] = 1
+
+
+def _not_listed(lacking: Iterable[Lacking], outcomes: Sequence[Outcome]) -> list[Fault]:
+    """Say which pairs are wrong: those in no list, of which nothing was had without a list."""
+    had = {(one.job.exchange, one.job.pair) for one in outcomes if one.answered}
+    return [
+        Fault(
+            "",
+            one.names[0],
+            f"no source has it on {one.exchange}"
+            + (f"; there is {', '.join(one.near)}" if one.near else "; is it written right?"),
+        )
+        for one in lacking
+        if not any((one.exchange, name) in had for name in one.names)
+    ]
+
+
+# --- what is there now --------------------------------------------------------------------------
+
+
+def uncovered(store: Store, jobs: Sequence[Job]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """List what of the asked time no source and no feed covers, by exchange and pair.
+
+    Time that is not over, which is less than the longest period or an hour at the end, is left out.
+    """
+    stored = covered_times(store)
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for exchange, pair in dict.fromkeys(
+        (job.exchange, job.pair) for job in jobs if job.kind == LIQUIDATIONS
+    ):
+        own = [job for job in jobs if (job.exchange, job.pair) == (exchange, pair)]
+        start, end = min(job.start for job in own), max(job.end for job in own)
+        spans = [NO_TIME, *(c for names, c in stored.items() if names[:2] == (exchange, pair))]
+        holes = missing(start, end, merge_intervals(np.concatenate(spans)), prepend=True)
+        slack = max(HOUR, *(job.period for job in own))
+        if holes and holes[-1][1] == end and holes[-1][1] - holes[-1][0] < slack:
+            holes.pop()
+        if holes:
+            found[exchange, pair] = holes
+    return found
