@@ -3,7 +3,7 @@
 # make test        lint, types and all tests
 # make recorded    the same as demo on recorded data: make recorded RECORDED=../shared
 # make parity      compare what a bot saw with its backtest, to the bit; takes 8 minutes
-# make bench       what columns, readings and the live loop cost
+# make bench       what columns, readings, imports and the live loop cost
 
 PYTHON ?= python3
 RECORDED ?= ../shared
@@ -66,7 +66,7 @@ parity: $(BIN)/.test
 	$(BIN)/python tests/parity.py --runs 7
 
 bench: $(BIN)/.test
-	@status=0; for part in columns.py readings.py "live.py --minutes 0.25"; do \
+	@status=0; for part in columns.py readings.py imports.py "live.py --minutes 0.25"; do \
 		$(BIN)/python benchmarks/$$part || status=1; done; exit $$status
 
 clean:

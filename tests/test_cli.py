@@ -421,7 +421,7 @@ BAD = {
     ),
     "unknown source": (
         ["import-data", "--source", "coinglas", "answer.json"],
-        "unknown source 'coinglas'; known: coinalyze, okx",
+        "unknown source 'coinglas'; known: coinalyze",
     ),
     "no unit": (["import-data", "--source", "coinalyze", "answer.json"], "--unit usd"),
     "missing file": (

@@ -30,6 +30,7 @@ DOCUMENTS = [
         "README.md",
         "docs/readings.md",
         "docs/service.md",
+        "docs/history.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
     )
@@ -47,6 +48,15 @@ ELSEWHERE = {
             "liquidations collect --exchange all --market",
         ),
         "tests/test_collect.py, beside exchanges that answer",
+    ),
+    **dict.fromkeys(
+        (
+            "liquidations download-data -p BTC/USDT:USDT ETH/USDT:USDT --days 30",
+            "liquidations download-data -c config.json --days 30",
+            "liquidations download-data -p BTC/USDT:USDT --timerange 20240801-20240901 -t 1h",
+            "liquidations download-data -p .*/USDT:USDT --exchange all --source coinalyze",
+        ),
+        "tests/test_download_data.py, beside sources that answer",
     ),
     **dict.fromkeys(
         (
@@ -108,6 +118,9 @@ def folder(tmp_path_factory):
     page = {"code": "0", "data": [{"instId": "BTC-USDT-SWAP", "details": [order]}]}
     (folder / "liquidation-orders.json").write_text(json.dumps(page))
     assert answers.is_dir()
+    history = (REPOSITORY / "docs/history.md").read_text()
+    (folder / "my-events.csv").write_text(blocks(history, "csv")[0])
+    run("liquidations import-data --source coinalyze --unit usd *.A-1hour.json", folder, os.environ)
     return folder
 
 
@@ -187,6 +200,10 @@ def test_commands_named_in_a_text_exist():
             assert word in COMMANDS, f"{document.name}: liquidations {word}"
     for command in COMMANDS:
         assert command in README
+
+
+def test_the_tables_of_sources_are_those_of_the_modules():
+    run(f"{sys.executable} docs/sources.py --check", REPOSITORY, os.environ)
 
 
 def test_links_and_pictures_of_the_documents_exist():

@@ -200,7 +200,7 @@ def test_backtest_without_liquidations_of_a_pair_ends_in_one_line(market):
     lines = [line for line in printed.splitlines() if "ERROR" in line]
     assert len(lines) == 1
     assert "no liquidations of" in lines[0]
-    assert "liquidations import-data" in lines[0]
+    assert "liquidations download-data" in lines[0]
 
 
 def test_a_typo_in_the_config_section_stops_the_backtest(market):

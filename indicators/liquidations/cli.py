@@ -23,8 +23,11 @@ from liquidations.errors import LiquidationsError
 #: Name of the command → its module; the order is that of ``--help``.
 COMMANDS = {
     "collect": "liquidations.commands.collect",
+    "download-data": "liquidations.commands.download_data",
     "import-data": "liquidations.commands.import_data",
+    "export-data": "liquidations.commands.export_data",
     "list-data": "liquidations.commands.list_data",
+    "check": "liquidations.commands.check",
     "show": "liquidations.commands.show",
     "simulate": "liquidations.commands.simulate",
     "sandbox": "liquidations.commands.sandbox",

@@ -1,90 +1,317 @@
-"""Bring files of the archives into the store: all of them, or none. Floor 3."""
+"""Bring files of the archives into the store: all of them, or none. Floor 3.
+
+Everything is read before anything is written, so that a bad file among good ones changes nothing.
+What was read is kept until it is written, as long as it is small; of more only what follows from it
+is kept, and those files are read a second time. Each file is written in one transaction of its own:
+a live collector that writes to the same store need not wait for more than that.
+
+Files lie on disk, or wherever fsspec (the extra ``remote``) gets them: S3, HTTP and so on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from liquidations.archives import Options, Part, archive
+from liquidations.archives import Context, Options, Part, archive
 from liquidations.candles import format_period, format_time
-from liquidations.errors import LiquidationsError, OtherAnswer
-from liquidations.event import Bars, Floats, Ints
+from liquidations.errors import LiquidationsError, OtherAnswer, mask
+from liquidations.event import DAY, SIMULATED, Bars, Events, Floats, Ints, common_intervals
 from liquidations.exchanges import EXCHANGES
-from liquidations.store import Inserted, Store
+from liquidations.pairs import base_of
+from liquidations.recording import SUMS, check_sums
+from liquidations.store import Inserted, Store, Writer
 
 
 #: Asks for the candles of (pair, timeframe): their opens in ms, and their typical prices.
 Prices = Callable[[str, str], tuple[Ints, Floats]]
 
+#: Where a file is: on disk, or a URL that fsspec opens.
+Place: TypeAlias = Path | str
+
+#: A file, and what was read of it.
+Read: TypeAlias = tuple[Place, list[Part]]
+
+#: Bytes of rows that are kept between reading and writing.
+KEEP = 100_000_000
+
+#: Events that are inserted at once.
+STEP = 500_000
+FOREVER = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Say what one part of a file brought."""
+    """Say what one part of a file brought; the part is without its rows."""
 
-    file: Path
+    file: Place
     part: Part
     rows: Inserted
 
 
-def find_files(paths: Iterable[Path]) -> list[tuple[Path, bool]]:
+@dataclass(slots=True)
+class _File:
+    """Hold what is known of a file that was read.
+
+    ``parts`` is None if they were too large to keep; ``like`` is what the file says of contracts
+    of which it has no part.
+    """
+
+    place: Place
+    names: list[tuple[str, str]]
+    parts: list[Part] | None
+    like: Part | None
+
+
+@dataclass(slots=True)
+class Parts:
+    """List the parts of files that were read; those that were not kept are read again.
+
+    :param again: reads a file a second time
+    :param keep: bytes of rows that may still be kept
+    :param span: parts that cover just this time (start and end in ms) do so together
+    """
+
+    again: Callable[[Place], list[Part]]
+    keep: int = KEEP
+    span: tuple[int, int] | None = None
+    contexts: list[Context] = field(default_factory=list)
+    files: list[_File] = field(default_factory=list)
+    _simulated: bool | None = None
+    _weighed: int = 0
+
+    def add(self, place: Place, parts: list[Part], like: Part | None = None) -> None:
+        """Add what was read of a file.
+
+        :param like: a part without rows of a file that tells of all contracts of its exchange: it
+            stands for each contract of which another such file has a part and this one has none
+        :raises LiquidationsError: if the store would refuse it.
+        """
+        for part in parts:
+            base_of(part.pair)
+            simulated = part.source == SIMULATED
+            if self._simulated not in (None, simulated):
+                raise LiquidationsError(
+                    "simulated and real liquidations must never mix; import them one by one, into "
+                    "stores of their own (--db-url)"
+                )
+            self._simulated = simulated
+        names = [(part.exchange, part.pair) for part in parts]
+        self.files.append(_File(place, names, parts, like))
+
+    def make_room(self) -> None:
+        """Let go of the rows of the last file, if they are too many to be kept beside others."""
+        for file in self.files[self._weighed :]:
+            parts = file.parts or ()
+            size = sum(array.nbytes for part in parts for array in part.rows.arrays().values())
+            if size > self.keep:
+                file.parts = None
+            else:
+                self.keep -= size
+        self._weighed = len(self.files)
+
+    def by_file(self) -> Iterator[Read]:
+        """List the files and their parts."""
+        known = self._known()
+        for file in self.files:
+            parts = self.again(file.place) if file.parts is None else file.parts
+            if file.like is not None:
+                like = replace(file.like, note="")
+                silent = sorted(known.difference(file.names))
+                parts = parts + [replace(like, exchange=one, pair=pair) for one, pair in silent]
+            yield file.place, parts
+
+    def _known(self) -> set[tuple[str, str]]:
+        return {name for file in self.files if file.like for name in file.names}
+
+    def __iter__(self) -> Iterator[tuple[Place, Part]]:
+        return ((place, part) for place, parts in self.by_file() for part in parts)
+
+    def __len__(self) -> int:
+        known = self._known()
+        silent = (known.difference(file.names) for file in self.files if file.like)
+        return sum(len(file.names) for file in self.files) + sum(map(len, silent))
+
+
+# --- where files are ----------------------------------------------------------------------------
+
+
+def find_files(
+    paths: Iterable[Place], patterns: Collection[str] = ("*.json",)
+) -> list[tuple[Place, bool]]:
     """List the files meant by paths, and whether each was named itself.
 
-    A folder means its ``*.json`` files.
+    A folder means the files in it, and in folders in it, whose names fit a pattern; what its
+    ``SHA256SUMS`` list is compared with them. So does a URL, and one with an asterisk means all
+    that fit it.
 
-    :raises LiquidationsError: if a path does not exist, or a folder has no such file.
+    :param patterns: see ``About.files``
+    :raises LiquidationsError: if a path does not exist, a folder has no such file, or one has
+        another sum.
     """
-    files: list[tuple[Path, bool]] = []
+    files: list[tuple[Place, bool]] = []
     for path in paths:
-        if path.is_dir():
-            inside = sorted(path.glob("*.json"))
-            if not inside:
-                raise LiquidationsError(f"the folder {path} has no .json file")
-            files += [(file, False) for file in inside]
-        elif path.exists():
+        with _explained(path):
+            inside = _inside(path) if isinstance(path, Path) else _inside_url(path)
+        if inside is None:
             files.append((path, True))
-        else:
-            raise LiquidationsError(f"there is no file {path}")
+            continue
+        for listing in (one for one in inside if _name(one) == SUMS):
+            with _explained(listing):
+                _compare(listing)
+        fitting = [one for one in inside if any(fnmatchcase(_name(one), p) for p in patterns)]
+        if not fitting:
+            kinds = " or ".join(dict.fromkeys(pattern.split("*")[-1] for pattern in patterns))
+            raise LiquidationsError(f"the folder {shown(path)} has no {kinds} file")
+        files += [(one, False) for one in fitting]
     return files
 
 
+def shown(place: Place) -> str:
+    """Write a place for people, without what may be a key in its URL."""
+    return str(place) if isinstance(place, Path) else mask(place.partition("?")[0])
+
+
+def _name(place: Place) -> str:
+    return shown(place).rpartition("/")[2]
+
+
+def _inside(path: Path) -> list[Place] | None:
+    """List the files in a folder; None if it is none."""
+    if not path.is_dir():
+        path.stat()
+        return None
+    return [one for one in sorted(path.rglob("*")) if one.is_file() and one.name[0] != "."]
+
+
+def _inside_url(url: str) -> list[Place] | None:
+    system, path = _open(url)
+    if "*" in path:
+        found = system.glob(path)
+    elif system.isdir(path) if not url.startswith("http") else path.endswith("/"):
+        found = system.find(path)
+    elif system.exists(path):
+        return None
+    else:
+        raise FileNotFoundError
+    return [system.unstrip_protocol(one) for one in sorted(found)]
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """Return what opens a URL, and its path there."""
+    # In such buckets who reads pays for the transfer; in others it is ignored.
+    options = {"requester_pays": True} if url.startswith(("s3:", "s3a:")) else {}
+    system, path = import_module("fsspec.core").url_to_fs(url, **options)
+    return system, path
+
+
+def _load(place: Place) -> bytes:
+    if isinstance(place, Path):
+        return place.read_bytes()
+    system, path = _open(place)
+    return bytes(system.cat_file(path))
+
+
+def _compare(listing: Place) -> None:
+    """Compare the sums of a folder with its files."""
+
+    def digest(name: str) -> str:
+        folder = str(listing).removesuffix(SUMS)
+        if isinstance(listing, Path):
+            with Path(folder, name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(_load(folder + name)).hexdigest()
+
+    check_sums(_load(listing), digest)
+
+
+@contextmanager
+def _explained(place: Place) -> Iterator[None]:
+    """Say in one line what is wrong with a place or what is in it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise LiquidationsError(f"there is no file {shown(place)}") from None
+    except ImportError as error:
+        raise LiquidationsError(
+            f"{shown(place)} is not on this disk, and {error.name or 'a package'} is needed to get "
+            "it: pip install 'freqtrade-liquidations[remote]'"
+        ) from None
+    except LiquidationsError as error:
+        raise type(error)(f"{shown(place)}: {error}") from error
+    except Exception as error:
+        # What fsspec and those below it raise may name the whole URL.
+        known = isinstance(error, OSError) and error.strerror
+        if isinstance(place, Path) and not known:
+            raise
+        raise LiquidationsError(
+            f"{shown(place)} can't be read: {known or type(error).__name__}"
+        ) from None
+
+
+# --- reading and writing ------------------------------------------------------------------------
+
+
 def read_files(
-    files: Iterable[tuple[Path, bool]],
+    files: Iterable[tuple[Place, bool]],
     source: str,
     options: Options,
     prices: Prices,
     pairs: Collection[str] = (),
     exchanges: Collection[str] = EXCHANGES,
-) -> tuple[list[tuple[Path, Part]], list[Path]]:
+    *,
+    keep: int = KEEP,
+) -> tuple[Parts, list[Place]]:
     """Read files of one source, with all volumes in USD.
 
     :param pairs: read only these; none means all
     :param exchanges: read only these
+    :param keep: bytes of rows to keep until they are written; what is more is read again then
     :return: the parts in the order of the files, and the files of a folder that were passed over
         because they are another answer of the same vendor
     :raises LiquidationsError: on the first file that is not what the source gives.
     """
     module = archive(source)
-    parts: list[tuple[Path, Part]] = []
-    passed: list[Path] = []
-    for file, named in files:
+    whole = module.ABOUT.whole_exchange
+
+    def read(place: Place) -> Collection[Part | Context]:
+        with _explained(place):
+            return module.read(_load(place), replace(options, name=_name(place)))
+
+    def wanted(one: Part | Context) -> bool:
+        return one.exchange in exchanges and (not pairs or one.pair in pairs)
+
+    def parts_of(place: Place, found: Collection[Part | Context]) -> list[Part]:
+        with _explained(place):
+            chosen = (one for one in found if isinstance(one, Part) and wanted(one))
+            return [_in_usd(part, prices) for part in chosen]
+
+    parts = Parts(lambda place: parts_of(place, read(place)), keep, options.span)
+    passed: list[Place] = []
+    for place, named in files:
+        parts.make_room()
         try:
-            parts += [
-                (file, _in_usd(part, prices))
-                for part in module.read(file.read_bytes(), options)
-                if part.exchange in exchanges and (not pairs or part.pair in pairs)
-            ]
-        except OSError as error:
-            raise LiquidationsError(f"{file} can't be read: {error.strerror}") from error
+            found = read(place)
         except OtherAnswer as error:
             if named:
-                raise LiquidationsError(f"{file}: {error}") from error
-            passed.append(file)
-        except LiquidationsError as error:
-            raise LiquidationsError(f"{file}: {error}") from error
-    if not parts:
+                raise LiquidationsError(str(error)) from error
+            passed.append(place)
+            continue
+        own = parts_of(place, found)
+        told = (_without_rows(one) for one in found if whole and isinstance(one, Part))
+        with _explained(place):
+            parts.add(place, own, next(told, None))
+        parts.contexts += [one for one in found if isinstance(one, Context) and wanted(one)]
+    if not parts and not parts.contexts:
         raise LiquidationsError(
             f"no liquidations of {', '.join(pairs) or 'any pair'} on {', '.join(exchanges)} from "
             f"the source {source} in these files"
@@ -92,24 +319,70 @@ def read_files(
     return parts, passed
 
 
-def write_parts(store: Store, parts: Iterable[tuple[Path, Part]]) -> list[Imported]:
-    """Write parts in one transaction, and count what was new."""
-    with store.write() as writer:
-        return [
-            Imported(
-                file,
-                part,
-                writer.insert(
-                    part.exchange,
-                    part.pair,
-                    part.source,
-                    part.rows,
-                    part.coverage,
-                    period=part.period,
-                ),
-            )
-            for file, part in parts
-        ]
+def write_parts(
+    store: Store,
+    parts: Parts | Iterable[tuple[Place, Part]],
+    track: Callable[[Iterator[Read], int], Iterable[Read]] = lambda files, _: files,
+) -> list[Imported]:
+    """Write parts, those of each file in one transaction, and count what was new.
+
+    :param track: is given the files to go through and their number, and returns them one by one
+    :raises LiquidationsError: if the store refuses one; then nothing was written.
+    """
+    if not isinstance(parts, Parts):
+        given: dict[Place, list[Part]] = {}
+        for place, part in parts:
+            given.setdefault(place, []).append(part)
+        parts = Parts(given.__getitem__)
+        for place, own in given.items():
+            parts.add(place, own)
+    done = []
+    # What files cover together is written after all of them: else each would contradict the others.
+    together: dict[tuple[str, str, str], Part] = {}
+    for place, own in track(parts.by_file(), len(parts.files)):
+        with store.write() as writer:
+            for part in own:
+                now = part
+                if len(parts.files) > 1 and part.coverage.tolist() == [list(parts.span or ())]:
+                    together[part.exchange, part.pair, part.source] = _without_rows(part)
+                    now = replace(part, coverage=part.coverage[:0])
+                done.append(Imported(place, _without_rows(part), _insert(writer, now)))
+    if together:
+        with store.write() as writer:
+            for part in together.values():
+                _insert(writer, part)
+    return done
+
+
+def _insert(writer: Writer, part: Part) -> Inserted:
+    """Insert a part, a very large one in steps, because the store needs its size several times."""
+    done = Inserted()
+    for start, end in _days(part.rows):
+        within = slice(*np.searchsorted(part.rows.timestamp, (start, end)))
+        whole = end - start == FOREVER
+        done += writer.insert(
+            part.exchange,
+            part.pair,
+            part.source,
+            part.rows if whole else part.rows.take(within),
+            part.coverage if whole else common_intervals(part.coverage, np.array([[start, end]])),
+            period=part.period,
+            origins=part.origins,
+        )
+    return done
+
+
+def _days(rows: Events | Bars) -> list[tuple[int, int]]:
+    """Divide all time at the starts of days, such that about ``STEP`` events lie in each part."""
+    time = rows.timestamp
+    if isinstance(rows, Bars) or len(time) <= STEP or np.any(time[1:] < time[:-1]):
+        return [(0, FOREVER)]
+    cuts = np.unique(time[STEP::STEP] // DAY * DAY).tolist()
+    return list(pairwise([0, *cuts, FOREVER]))
+
+
+def _without_rows(part: Part) -> Part:
+    return replace(part, rows=type(part.rows).concat([]))
 
 
 def _in_usd(part: Part, prices: Prices) -> Part:

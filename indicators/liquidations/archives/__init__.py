@@ -44,6 +44,7 @@ class About:
     :param depth: how far back
     :param complete: what of an exchange's liquidations it has
     :param outranks: it has more than the exchange publishes, so its volumes are no lower bound
+    :param whole_exchange: a file tells of all contracts of its exchange, also by silence
     :param files: patterns of its files in a folder
     :param url: of the service; none if there are only files
     :param key: the environment variable with the user's key; none if it needs none
@@ -60,6 +61,7 @@ class About:
     depth: str
     complete: str
     outranks: bool = False
+    whole_exchange: bool = False
     files: tuple[str, ...] = ("*.json",)
     url: str = ""
     key: str = ""

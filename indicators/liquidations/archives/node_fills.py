@@ -18,7 +18,7 @@ files at full hours of its own clock (one of 14:00 begins with the block of 13:5
 ends somewhat before its hour does, and neighbours would leave a hole of a block's length. Therefore
 a file whose first and last block lie within 5 s of two full hours covers all between these. A
 perpetual that was traded in any of the files that are imported together is covered by all of them
-(:data:`WHOLE_EXCHANGE`), whether it was liquidated in them or not; of one that was not, nothing is
+(``whole_exchange``), whether it was liquidated in them or not; of one that was not, nothing is
 known, because it may not have existed.
 """
 
@@ -53,11 +53,9 @@ ABOUT = About(
     depth="since 2025-07-27",
     complete="every liquidation, of all users",
     outranks=True,
+    whole_exchange=True,
     files=("*.lz4", "*.jsonl"),
 )
-
-#: A file tells of all contracts of the exchange, also of those of which it has no row.
-WHOLE_EXCHANGE = True
 
 #: Lines that are further apart (ms) leave a hole.
 HOLE = 60_000

@@ -24,13 +24,14 @@ are one event told twice, unless there is a ``key``, then that alone decides; wh
 events of one millisecond must number them there.
 
 Coverage: a list of events does not say when nothing happened, so ``--timerange`` must say from when
-to when its recorder listened; a row outside is an error. Files of ``liquidations export-data`` are
-Parquet and say it themselves, in the metadata of their schema: under the key ``liquidations`` JSON
-with ``format`` (1), ``exchange``, ``pair``, ``source``, ``period`` (ms, of bars; else null),
-``coverage`` (a list of [start, end) in ms), who exported it, when, with what, and ``digest``, a hash
-of all that (``_digest``; without it damage to these lines goes unnoticed). A vendor's bars
-come so too, in the columns of ``event.Bars``. There a row may lie outside of the coverage: a
-recorder saw it although it can't prove that it saw all.
+to when its recorder listened; a row outside is an error. All files of one import share it.
+
+Files of ``liquidations export-data`` are Parquet and say it themselves, in the metadata of their
+schema: under the key ``liquidations`` JSON with ``format`` (1), ``exchange``, ``pair``, ``source``,
+``period`` (ms, of bars; else null), ``coverage`` (a list of [start, end) in ms), who exported it,
+when, with what, and ``digest``, a hash of all these; without it damage to them goes unnoticed. A
+vendor's bars come so too, in the columns of ``event.Bars``. There a row may lie outside of the
+coverage: a recorder saw it although it can't prove that it saw all.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ from liquidations.event import (
     merge_intervals,
 )
 from liquidations.exchanges import EXCHANGES
+from liquidations.exchanges.frames import MALFORMED
 from liquidations.pairs import is_pair
 
 
@@ -298,21 +300,11 @@ def _told(metadata: Mapping[bytes, bytes]) -> _Told | None:
             merge_intervals(np.array(found["coverage"], dtype=np.int64).reshape(-1, 2)),
         )
         edges = told.coverage.ravel()
-        right = (
-            version == FORMAT
-            and digest in (None, _digest(found))
-            and bool(((edges >= EARLIEST) & (edges <= LATEST)).all())
-        )
+        right = bool(((edges >= EARLIEST) & (edges <= LATEST)).all())
+        right &= version == FORMAT and digest in (None, _digest(found))
         if told.period is not None:
             right &= type(told.period) is int and told.period > 0 and told.period % MINUTE == 0
-    except (
-        AttributeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except MALFORMED as error:
         raise LiquidationsError(
             f"what this file says of itself can't be read ({error!r}); get it again"
         ) from error
@@ -544,19 +536,21 @@ def _part(names: _Names, steps: list[dict[str, np.ndarray]], origins: list[str])
     time, key = joined("timestamp"), joined("key")
     # Of equal rows the first of the file comes first, and is kept.
     order = np.lexsort((key, time))
-    again = (np.diff(time[order]) == 0) & (key[order][1:] == key[order][:-1])
-    kept = order[np.append(True, ~again)]
-    columns = {"timestamp": time[kept], "key": key[kept]}
-    del time, key, order
+    time, key = time[order], key[order]
+    again = np.append(False, (time[1:] == time[:-1]) & (key[1:] == key[:-1]))
+    doubled = int(again.sum())
+    if doubled:
+        order, time, key = order[~again], time[~again], key[~again]
+    columns = {"timestamp": time, "key": key}
     for name in Events.names():
         if name not in columns:
-            columns[name] = joined(name)[kept]
-    used, place = np.unique(columns["origin"], return_inverse=True)
-    recorders = [origins[one] for one in used.tolist()]
-    named = tuple(name for name in recorders if name)
-    numbers = np.array([named.index(name) + 1 if name else 0 for name in recorders], np.int16)
-    columns["origin"] = numbers[place]
-    doubled = int(again.sum())
+            columns[name] = joined(name)[order]
+    # Those of the file who have rows here are numbered anew, from 1.
+    used = np.bincount(columns["origin"], minlength=len(origins)) > 0
+    used[0] = False
+    numbers = np.where(used, np.cumsum(used), 0).astype(np.int16)
+    columns["origin"] = numbers[columns["origin"]]
+    named = tuple(origins[one] for one in np.flatnonzero(used))
     note = f"rows that repeat others were counted once: {doubled}" if doubled else ""
     nothing = np.empty((0, 2), np.int64)
     return Part(*names, Events(**columns), nothing, note=note, origins=named)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from liquidations.archives import ARCHIVES, Options
+from liquidations.archives import ARCHIVES, Options, archive
 from liquidations.candles import format_period, format_time, timeframe_ms
 from liquidations.commands.common import (
     add_timeframe,
@@ -25,17 +27,34 @@ from liquidations.exchanges import EXCHANGES
 
 if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
-    from liquidations.importer import Imported, Prices
+    from liquidations.importer import Imported, Parts, Place, Prices
 
 HELP = "Import recorded liquidations from files."
+
+Item = TypeVar("Item")
 
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     arguments.options(parser, "pairs", "exchange")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Files or folders.")
     parser.add_argument(
-        "--source", required=True, metavar="SOURCE", help=f"One of {', '.join(ARCHIVES)}."
+        "files",
+        nargs="+",
+        type=_place,
+        metavar="FILE",
+        help="Files or folders, or URLs of such (s3://, https:// and so on; with asterisks).",
+    )
+    parser.add_argument(
+        "--source",
+        default="plain",
+        metavar="SOURCE",
+        help=f"One of {', '.join(ARCHIVES)} (default: %(default)s, which are CSV, Parquet and what "
+        "export-data wrote).",
+    )
+    parser.add_argument(
+        "--timerange",
+        metavar="TIMERANGE",
+        help="From when to when the files were recorded (plain), if they do not say so themselves.",
     )
     parser.add_argument(
         "--unit", choices=("base", "usd"), help="Of the volumes (coinalyze): base amounts or USD."
@@ -50,42 +69,116 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
     add_timeframe(parser, "Period of the rows (coinalyze), if it can't be told from them.")
 
 
+def _place(text: str) -> Place:
+    """Tell a URL from a path."""
+    return text if "://" in text else Path(text)
+
+
 def run(args: dict[str, Any]) -> int:
     """Import all files or none, and say what was new."""
-    from rich.progress import track
-
-    from liquidations.importer import find_files, read_files, write_parts
+    from liquidations.importer import find_files, read_files, shown, write_parts
     from liquidations.markets import okx_contracts
     from liquidations.store import Store
 
     config = load_config({**args, "pairs": None})
     db_url = store_url(config)
-    period = _period(args.get("timeframe"))
     exchange = config["exchange"]
     ccxt_config = exchange.get("ccxt_config", {}) if exchange.get("name") == "okx" else {}
     options = Options(
-        args.get("unit"), period, lambda: okx_contracts(args.get("markets"), ccxt_config)
+        args.get("unit"),
+        _period(args.get("timeframe")),
+        lambda: okx_contracts(args.get("markets"), ccxt_config),
+        span=_span(args.get("timerange")),
     )
+    if options.span is not None and args["source"] != "plain":
+        raise LiquidationsError(
+            f"files of the source {args['source']} say themselves what they cover; leave "
+            "--timerange away"
+        )
     chosen = load_settings(args, config).exchanges if args.get("exchange") else EXCHANGES
-    progress = console(stderr=True)
-    files = track(
-        find_files(args["files"]), "Reading", console=progress, disable=not progress.is_terminal
-    )
+    files = find_files(args["files"], archive(args["source"]).ABOUT.files)
     parts, passed = read_files(
-        files, args["source"], options, _prices(config), args.get("pairs") or (), chosen
+        tracked(files, len(files), "Reading"),
+        args["source"],
+        options,
+        _prices(config),
+        args.get("pairs") or (),
+        chosen,
     )
     with Store(db_url, create=True) as store:
-        done = write_parts(store, parts)
-        shown = store.shown
-    _print(done)
+        done = write_parts(store, parts, lambda files, total: tracked(files, total, "Writing"))
+        name = store.shown
+    if done:
+        _print(done)
+    _explain(done)
+    _keep_context(config, parts)
+    for file in passed:
+        say(f"{shown(file)}: another kind of answer, passed over")
+    say(f"Store: {name}")
+    return 0
+
+
+def tracked(items: Iterable[Item], total: int, text: str) -> Iterator[Item]:
+    """Go through items, and show in a terminal how many are done, how fast, and the time left."""
+    from rich import progress
+
+    shown = console(stderr=True)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bar:
+        task = bar.add_task(text, total=total, rate="")
+        for item in items:
+            yield item
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+
+def _explain(done: list[Imported]) -> None:
+    """Say what the table can't."""
     for note in dict.fromkeys(f"{one.part.pair}: {one.part.note}" for one in done if one.part.note):
         say(note)
     if any(one.rows.revised for one in done):
-        say("Revised: the source now gives other values than are stored; the stored ones were kept")
-    for file in passed:
-        say(f"{file}: another kind of answer, passed over")
-    say(f"Store: {shown}")
-    return 0
+        say(
+            "Revised: the source now gives other values than are stored. Both are kept; "
+            '"vintage" in the config\'s section says which are read'
+        )
+    if any(one.rows.conflicts for one in done):
+        say(
+            "Conflicts: events that one of two recordings lacks although both observed their time. "
+            "All are kept; a recorder that lost some, or a feed that shows a choice, does that"
+        )
+
+
+def _keep_context(config: dict[str, Any], parts: Parts) -> None:
+    """Store open interest and funding where Freqtrade keeps its own."""
+    if not parts.contexts:
+        return
+    from liquidations.freqtrade_data import store_context
+
+    for one in store_context(config, parts.contexts):
+        what = f"{one.pair} {one.kind} {one.timeframe}"
+        why = f" ({one.reason})" if one.reason else ""
+        say(f"{what}: {one.new} new rows, {one.filled} filled in, {one.passed} passed over{why}")
+
+
+def _span(timerange: str | None) -> tuple[int, int] | None:
+    """Return from when to when the files were recorded (ms), or None if nobody says."""
+    from freqtrade.configuration import TimeRange
+
+    if timerange is None:
+        return None
+    asked = TimeRange.parse_timerange(timerange)
+    if not 0 < asked.startts < asked.stopts:
+        raise LiquidationsError(
+            "--timerange must say from when to when the files were recorded, for example "
+            f"20261101-20261108; got {timerange}"
+        )
+    return asked.startts * 1000, asked.stopts * 1000
 
 
 def _period(timeframe: str | None) -> int | None:
@@ -122,21 +215,23 @@ def _prices(config: dict[str, Any]) -> Prices:
 
 
 def _print(done: list[Imported]) -> None:
+    """Print a row for each series, whatever the number of its files."""
     from rich.table import Table
 
-    table = Table("Pair", "Exchange", "Source", "Rows are", "From", "To")
-    for name in ("New", "Known", "Revised"):
-        table.add_column(name, justify="right")
+    series: dict[tuple[Any, ...], list[Imported]] = defaultdict(list)
     for one in done:
         part = one.part
-        events = isinstance(part.rows, Events)
-        table.add_row(
-            part.pair,
-            part.exchange,
-            part.source,
-            "events" if events else f"{format_period(part.period)} bars",
-            format_time(part.coverage[0, 0]),
-            format_time(part.coverage[-1, 1]),
-            *(f"{count:,}" for count in (one.rows.new, one.rows.known, one.rows.revised)),
-        )
+        kind = "events" if isinstance(part.rows, Events) else f"{format_period(part.period)} bars"
+        series[part.pair, part.exchange, part.source, kind].append(one)
+    counts = ["new", "known", "revised"]
+    if any(one.rows.conflicts for one in done):
+        counts.append("conflicts")
+    table = Table("Pair", "Exchange", "Source", "Rows are", "From", "To")
+    for name in counts:
+        table.add_column(name.capitalize(), justify="right")
+    for names, ones in series.items():
+        edges = np.concatenate([one.part.coverage.ravel() for one in ones])
+        times = [format_time(edges.min()), format_time(edges.max())] if len(edges) else "--"
+        sums = (sum(getattr(one.rows, name) for one in ones) for name in counts)
+        table.add_row(*names, *times, *(f"{count:,}" for count in sums))
     console().print(table)
