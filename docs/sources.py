@@ -39,7 +39,8 @@ def key(about: About) -> str:
         return "files only"
     if not about.key:
         return "none"
-    return f"`{about.key}`" + (", or less without" if about.key_optional else "")
+    less = "; less without" if about.key_optional else ""
+    return f"`{about.key}`: {about.key_from}{less}"
 
 
 def main() -> int:

@@ -195,7 +195,7 @@ def test_tardis_without_a_key_has_the_first_of_the_month(folder, vendors, capsys
     configure(folder, vendors, keys=False)
     _, err = download(capsys, "--source", "tardis", "-p", LINEAR, *DAYS)
     assert held("binance", LINEAR, "tardis")[1] == [[START, START + DAY]]
-    assert "tardis: 2 files need a key: set the environment variable TARDIS_API_KEY" in err
+    assert "tardis: 2 files need a key: get one (sold at https://tardis.dev), then set the" in err
 
 
 def test_okx_pages_back_a_day(folder, vendors, capsys, monkeypatch):
@@ -242,7 +242,7 @@ def test_all_sources_at_once_and_those_without_a_key_are_named(folder, vendors, 
         ("okx", LINEAR, "tardis"),
         ("okx", INVERSE, "tardis"),
     }
-    assert "Not asked: the source coinalyze needs a key: set the environment variable" in err
+    assert "Not asked: the source coinalyze needs a key: get one (free, at https:" in err
     assert "Not asked: the source coinglass needs a key" in err
     assert "Nothing is asked of hyperliquid: no source serves it, or the key" in err
 

@@ -523,7 +523,7 @@ def test_sources_are_chosen_by_their_keys(vendors, monkeypatch):
     clients, without = find_clients(config, request_of())
     assert {"binance_vision", "tardis"} <= set(clients)
     assert not {"coinalyze", "coinglass", "okx"} & set(clients)
-    assert any("coinalyze needs a key: set the environment variable" in one for one in without)
+    assert any("then set the environment variable COINALYZE_API_KEY" in one for one in without)
     monkeypatch.setenv("COINALYZE_API_KEY", KEYS["coinalyze"])
     clients, _ = find_clients(config, request_of())
     assert clients["coinalyze"].has_key

@@ -354,8 +354,9 @@ class Client:
 
 
 def how_to_key(source: str, about: About) -> str:
-    """Say how a source is given its key."""
+    """Say where to get the key of a source, and how to give it."""
     return (
+        f"get one ({about.key_from}), then "
         f'set the environment variable {about.key}, or "sources": {{"{source}": {{"key": "..."}}}} '
         'in the config section "liquidations"'
     )

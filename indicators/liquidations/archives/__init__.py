@@ -48,6 +48,7 @@ class About:
     :param files: patterns of its files in a folder
     :param url: of the service; none if there are only files
     :param key: the environment variable with the user's key; none if it needs none
+    :param key_from: where to get one, and at what price
     :param header: that carries the key, as ``Name: {key}``
     :param key_optional: it gives something without a key
     :param kinds: of what it gives, see ``LIQUIDATIONS`` and so on
@@ -65,6 +66,7 @@ class About:
     files: tuple[str, ...] = ("*.json",)
     url: str = ""
     key: str = ""
+    key_from: str = ""
     header: str = ""
     key_optional: bool = False
     kinds: tuple[str, ...] = (LIQUIDATIONS,)

@@ -80,6 +80,7 @@ ABOUT = About(
     complete="a lower bound: sums of what the exchanges publish",
     url="https://api.coinalyze.net/v1",
     key="COINALYZE_API_KEY",
+    key_from="free, at https://coinalyze.net",
     header="api_key: {key}",
     kinds=(LIQUIDATIONS, OPEN_INTEREST),
     periods=PERIODS,

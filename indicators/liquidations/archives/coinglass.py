@@ -54,6 +54,7 @@ ABOUT = About(
     files=("*_*_*.json",),
     url="https://open-api-v4.coinglass.com",
     key="COINGLASS_API_KEY",
+    key_from="with a paid plan of https://www.coinglass.com",
     header="CG-API-KEY: {key}",
     periods=PERIODS,
     # Of the cheapest plan.

@@ -63,6 +63,7 @@ ABOUT = About(
     files=("*.csv.gz", "*.csv"),
     url="https://datasets.tardis.dev/v1",
     key="TARDIS_API_KEY",
+    key_from="sold at https://tardis.dev",
     header="Authorization: Bearer {key}",
     key_optional=True,
     parallel=4,

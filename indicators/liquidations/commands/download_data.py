@@ -340,7 +340,9 @@ def _say_what_is_left(store: Store, report: Report, args: Mapping[str, Any]) -> 
 
     jobs = [one.job for one in report.outcomes]
     if not any(job.questions for job in jobs) and not report.faults:
-        say("Nothing to download: what the sources have of the asked time is stored")
+        stored = any(len(one.coverage) for one in report.outcomes)
+        what = "what the sources have of the asked time is stored"
+        say(f"Nothing to download: {what if stored else 'no source could be asked for that time'}")
     asked_for_time = args.get("timerange") or args.get("days")
     _say_some(
         f"Left out: {job.pair} {job.exchange} {job.source} {_times(*job.before)} is before what is "
