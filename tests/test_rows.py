@@ -423,6 +423,51 @@ def test_a_removed_series_leaves_the_feed_alone(store):
         assert done == Inserted(new=1)
 
 
+@given(sessions(), st.integers(0, 16), st.integers(0, 16), st.booleans())
+@settings(max_examples=40)
+def test_what_is_imported_over_a_feed_leaves_no_liquidation_out_of_what_it_covers(
+    store, steps, first, last, repeats
+):
+    """An import fills gaps as if it had been heard in time; what came late comes in time then."""
+    channel, pair = fresh()
+    span = spans((START + first * MINUTE, START + max(first, last) * MINUTE))
+    with store.write() as writer:
+        write(writer, channel, pair, steps)
+        known = writer.events(series_of(writer, pair), *FOREVER)
+        new = known if repeats else known.take(slice(0, 0))
+        before = series_of(writer, pair)
+        writer.insert("okx", pair, "okx", new, span)
+        series = series_of(writer, pair)
+        source = writer.source(series, START, START + SPAN)
+        same_bits(writer.events(series, *FOREVER), known)  # nothing doubled, nothing lost
+    opens = np.arange(START, START + SPAN, MINUTE)
+    candles = source_candles(source, opens, opens + MINUTE)
+    for at, (open_, covered) in enumerate(zip(opens.tolist(), candles.coverage, strict=True)):
+        if first * MINUTE <= open_ - START < last * MINUTE:
+            inside = known.take((known.timestamp >= open_) & (known.timestamp < open_ + MINUTE))
+            assert covered == 1.0
+            assert candles.long[at] == inside.value_usd[inside.side == 0].sum()
+            assert candles.short[at] == inside.value_usd[inside.side == 1].sum()
+            assert candles.long_count[at] == (inside.side == 0).sum()
+    if len(known) and (source.late is None or not len(source.late.events)) and last > first:
+        assert (series.digest, series.live) != (before.digest, before.live)
+
+
+def test_events_and_bars_of_one_source_are_never_added(store):
+    _, pair = fresh()
+    events = events_of(("2024-08-05 03:00", "long", 10.0))
+    bar = to_bars(events)
+    vendor = replace(bar, **{name: bar.long * np.nan for name in bar.names() if "_" in name})
+    day = spans(("2024-08-05", "2024-08-06"))
+    for first, second in ((vendor, events), (events, vendor), (events, bar), (bar, events)):
+        _, pair = fresh()
+        with store.write() as writer:
+            writer.insert("binance", pair, "coinalyze", first, day)
+        refused = pytest.raises(LiquidationsError, match="needs another source's name")
+        with refused, store.write() as writer:
+            writer.insert("binance", pair, "coinalyze", second, day)
+
+
 # --- an older store -------------------------------------------------------------------------------
 
 

@@ -517,12 +517,20 @@ class Writer(Reader):
         counted = isinstance(rows, Events) or not np.isnan(rows.long_count).all()
         series = self._series(exchange, pair, source, int(period), counted)
         coverage = merge_intervals(coverage)
+        if isinstance(rows, Events) != self._single_events(series, rows):
+            raise LiquidationsError(
+                f"the source {source} tells {pair} of {exchange} in "
+                f"{'single events' if series.counted else 'bars'} already; what is told otherwise "
+                "needs another source's name, else it would be added"
+            )
         if isinstance(rows, Events):
             if rows.origin.any():
                 rows = self._with_origins(rows, origins)
             conflicts = self._conflicts(series, rows, coverage)
             done, digest = self._insert_events(series, rows)
             done.conflicts = conflicts
+            late = live_rows.accept(self._connection, series.id, coverage)
+            digest += digest_of(late.timestamp, late.key)
         else:
             now = time.time_ns() // 1_000_000 if recorded is None else recorded
             done, digest = self._insert_bars(series, rows, coverage, now)
@@ -747,6 +755,19 @@ class Writer(Reader):
             self._put(series, series.period, start, len(bars), pack_bars(bars))
         return Inserted(len(new), asked - len(new)), digest_of(new.timestamp, new.key)
 
+    def _single_events(self, series: Series, rows: Events | Bars) -> bool:
+        """Tell whether a series is made of events, or may be, if these rows are its first ones."""
+        if not series.counted:
+            return False
+        if series.period != MINUTE:
+            return isinstance(rows, Events)
+        packed = sa.select(SEGMENT.c.period).where(SEGMENT.c.series_id == series.id)
+        kinds = set(self._connection.scalars(packed.distinct()))
+        told = sa.select(MEMBER.c.series_id).where(MEMBER.c.series_id == series.id).limit(1)
+        if EVENTS in kinds or self._connection.scalar(told) is not None:
+            return True
+        return isinstance(rows, Events) and MINUTE not in kinds
+
     def _conflicts(self, series: Series, events: Events, coverage: Ints) -> int:
         """Count the events that one side lacks of the time that both observed."""
         series = replace(series, live=0)  # in case that a feed tells it too
@@ -766,6 +787,11 @@ class Writer(Reader):
         for name in origins:
             if name not in known:
                 known[name] = max(known.values()) + 1
+                if known[name] > np.iinfo(np.int16).max:
+                    raise LiquidationsError(
+                        f"this store knows {known[name] - 1:,} recorders already, and can't tell "
+                        "more apart; import this recording into a store of its own"
+                    )
                 self._connection.execute(sa.insert(ORIGIN).values(id=known[name], name=name))
         numbers = np.array([0, *(known[name] for name in origins)], dtype=np.int16)
         return replace(events, origin=numbers[events.origin])
