@@ -423,34 +423,46 @@ def test_a_removed_series_leaves_the_feed_alone(store):
         assert done == Inserted(new=1)
 
 
-@given(sessions(), st.integers(0, 16), st.integers(0, 16), st.booleans())
-@settings(max_examples=40)
+told = st.lists(
+    st.tuples(st.integers(0, 8 * MINUTE - 1), st.sampled_from(["long", "short"]), st.booleans()),
+    max_size=10,
+)
+
+
+@given(told, st.integers(0, 8), st.integers(1, 8), st.booleans())
 def test_what_is_imported_over_a_feed_leaves_no_liquidation_out_of_what_it_covers(
-    store, steps, first, last, repeats
+    store, rows, first, length, repeats
 ):
     """An import fills gaps as if it had been heard in time; what came late comes in time then."""
     channel, pair = fresh()
-    span = spans((START + first * MINUTE, START + max(first, last) * MINUTE))
+    end = START + 8 * MINUTE
+    span = spans((START + first * MINUTE, START + (first + length) * MINUTE))
+    early, late = (
+        events_of(*((START + at, side, 1.0 + at) for at, side, was in rows if was is late))
+        for late in (False, True)
+    )
     with store.write() as writer:
-        write(writer, channel, pair, steps)
+        feed = writer.feed("okx", channel, "okx")
+        writer.join(feed, [pair], START)
+        feed, _ = writer.append(feed, {pair: early}, 0)
+        feed = writer.seal(writer.cover(feed, START, START + 2 * MINUTE), end, end)
+        feed, _ = writer.append(feed, {pair: late}, end + MINUTE)
+        feed = writer.seal(writer.cover(feed, START, end, end + MINUTE), end, end)
         known = writer.events(series_of(writer, pair), *FOREVER)
-        new = known if repeats else known.take(slice(0, 0))
         before = series_of(writer, pair)
-        writer.insert("okx", pair, "okx", new, span)
+        writer.insert("okx", pair, "okx", known if repeats else known.take(slice(0, 0)), span)
         series = series_of(writer, pair)
         source = writer.source(series, START, START + SPAN)
         same_bits(writer.events(series, *FOREVER), known)  # nothing doubled, nothing lost
-    opens = np.arange(START, START + SPAN, MINUTE)
+    assert (series.digest, series.live) != (before.digest, before.live)
+    opens = np.arange(span[0, 0], span[0, 1], MINUTE)
     candles = source_candles(source, opens, opens + MINUTE)
-    for at, (open_, covered) in enumerate(zip(opens.tolist(), candles.coverage, strict=True)):
-        if first * MINUTE <= open_ - START < last * MINUTE:
-            inside = known.take((known.timestamp >= open_) & (known.timestamp < open_ + MINUTE))
-            assert covered == 1.0
-            assert candles.long[at] == inside.value_usd[inside.side == 0].sum()
-            assert candles.short[at] == inside.value_usd[inside.side == 1].sum()
-            assert candles.long_count[at] == (inside.side == 0).sum()
-    if len(known) and (source.late is None or not len(source.late.events)) and last > first:
-        assert (series.digest, series.live) != (before.digest, before.live)
+    assert candles.coverage.tolist() == [1.0] * length
+    for at, open_ in enumerate(opens.tolist()):
+        inside = known.take((known.timestamp >= open_) & (known.timestamp < open_ + MINUTE))
+        assert candles.long[at] == inside.value_usd[inside.side == 0].sum()
+        assert candles.short[at] == inside.value_usd[inside.side == 1].sum()
+        assert candles.long_count[at] == (inside.side == 0).sum()
 
 
 def test_events_and_bars_of_one_source_are_never_added(store):
