@@ -7,7 +7,7 @@
         vendors.asked("/coinalyze")
 
 The market is invented, and simple enough to know every answer by hand: each contract has one
-liquidation an hour, ``10 + 5 × (hour % 4)`` minutes after it, of ``100 × (1 + hour % 3)`` USD at a
+liquidation an hour, ``11 + 15 × (hour % 4)`` minutes after it, of ``100 × (1 + hour % 3)`` USD at a
 price of 50,000; the hours are counted since 1970, in even ones a long is hit, in odd ones a short.
 Answers are written as the vendors write them, not as our modules read them.
 """
@@ -65,7 +65,7 @@ def usd_of(hour: int) -> int:
 def orders(start: int, end: int) -> list[tuple[int, str, int]]:
     """List the liquidations of any contract in ``[start, end)`` ms: (time, position, USD)."""
     hours = range(start // HOUR, end // HOUR + 1)
-    found = [(h * HOUR + (10 + h % 4 * 5) * MINUTE, ("long", "short")[h % 2], h) for h in hours]
+    found = [(h * HOUR + (11 + h % 4 * 15) * MINUTE, ("long", "short")[h % 2], h) for h in hours]
     return [(at, side, usd_of(h)) for at, side, h in found if start <= at < end]
 
 

@@ -28,6 +28,7 @@ from liquidations import http
 from liquidations.archives import service
 from liquidations.cli import run
 from liquidations.commands import download_data
+from liquidations.errors import LiquidationsError
 from liquidations.event import SIDES
 from liquidations.store import Store
 
@@ -330,9 +331,142 @@ def test_appending_prepending_and_erasing(folder, vendors, capsys):
     _, err = download(capsys, *flags, "20240901-20240904")
     assert len(vendors.asked()) == count
     assert "Nothing to download" in err
-    _, err = download(capsys, *flags, "20240902-20240903", "--erase")
-    assert f"Erased: {INVERSE} binance binance_vision" in err
-    assert held("binance", INVERSE, "binance_vision")[1] == [[second, second + DAY]]
+    assert "what the sources have of the asked time is stored" in err
+    assert "Left out" not in err
+    # What is erased is replaced, day by day; what is not there any more stays.
+    vendors.quiet.add("2024-09-02")
+    vendors.absent.add("2024-09-03")
+    download(capsys, *flags, "20240902-20240904", "--erase")
+    rows, coverage = held("binance", INVERSE, "binance_vision")
+    assert coverage == [[START, END]]
+    assert [at for at, *_ in rows] == [
+        at for at, *_ in orders(START, second) + orders(second + DAY, END)
+    ]
+
+
+def test_nothing_false_is_said_of_time_that_nobody_was_asked_about(folder, vendors, capsys):
+    configure(folder, vendors)
+    flags = ("--source", "coinglass", "-p", LINEAR, "-t", "1h", "--timerange")
+    download(capsys, *flags, "20240910-20240911")
+    for asked in ("20240901-20240903", "20240901-20240911"):
+        _, err = download(capsys, *flags, asked)
+        assert "No source has" not in err
+        assert "is stored; --prepend" not in err  # it is kept for 62 days only
+        end = {"20240901-20240903": "03", "20240901-20240911": "10"}[asked]
+        assert (
+            f"Left out: {LINEAR} binance coinglass from 2024-09-01 00:00 to 2024-09-{end} 00:00 is "
+            "before what is stored; coinglass keeps bars of 1h for less long, -t takes longer"
+            in err
+        )
+        assert "Nothing to download: nothing follows what is stored" in err
+    today = int(time.time() * 1000) // DAY * DAY
+    recent = ("--source", "coinalyze", "-p", LINEAR, "-t", "1h", "--timerange")
+    download(capsys, *recent, f"{(today - 2 * DAY) // 1000}-")
+    _, err = download(capsys, *recent, f"{(today - 80 * DAY) // 1000}-")
+    assert "No source has" not in err
+    # Of 80 days the last 62.5 are there: 1,500 bars.
+    assert "is before what is stored; --prepend gets it" in err
+    kept = np.datetime64(int(time.time() * 1000) - 1_500 * HOUR, "ms").astype("datetime64[D]")
+    assert f"Left out: {LINEAR} binance coinalyze from {kept}" in err
+
+
+def test_no_day_of_today_is_over(folder, vendors, capsys):
+    configure(folder, vendors)
+    today = int(time.time()) // 86_400 * 86_400
+    flags = ("--source", "coinalyze", "-p", LINEAR, "-t", "1d", "--timerange", f"{today}-")
+    _, err = download(capsys, *flags)
+    assert "Nothing to download: no period of 1d of the asked time is over" in err
+    assert "No source has" not in err
+
+
+def test_what_failed_is_still_missing_and_no_source_lacks_it(folder, vendors, capsys):
+    configure(folder, vendors)
+    vendors.fault("2024-09-02.zip", status(400), times=9)
+    _, err = download(capsys, "--source", "binance_vision", "-p", INVERSE, *DAYS, code=1)
+    assert f"Still missing: {INVERSE} binance from 2024-09-02 00:00 to 2024-09-03 00:00" in err
+    assert "No source has" not in err
+
+
+def test_open_interest_goes_on_where_it_was(folder, vendors, capsys):
+    pd = pytest.importorskip("pandas")
+    configure(folder, vendors)
+    flags = ("--source", "binance_vision", "-p", LINEAR, "--candle-types", "open_interest")
+    download(capsys, *flags, "--timerange", "20240902-20240904")
+    before = len(vendors.asked("metrics"))
+    download(capsys, *flags, "--timerange", "20240902-20240904")
+    assert len(vendors.asked("metrics")) == before
+    download(capsys, *flags, "--timerange", "20240901-20240906")
+    days = {
+        one.path[-14:-4] for one in vendors.asked("metrics")[before:] if ".zip" in one.path[-4:]
+    }
+    assert days == {"2024-08-31", "2024-09-01", "2024-09-03", "2024-09-04", "2024-09-05"}
+    (file,) = (folder / "user_data").rglob("*-5m-open_interest.feather")
+    dates = pd.read_feather(file)["date"]
+    assert dates.is_unique
+    assert dates.diff().dropna().unique().tolist() == [pd.Timedelta("5min")]
+    assert len(dates) >= 5 * 288
+
+
+def test_a_folder_that_cannot_be_written_is_a_line_among_others(folder, vendors, capsys):
+    configure(folder, vendors)
+    vendors.fault("2024-09-02.zip", status(400), times=9)
+    (folder / "user_data" / "data" / "binance").mkdir(parents=True)
+    (folder / "user_data" / "data" / "binance" / "futures").write_text("a file")
+    flags = ("--source", "binance_vision", "coinalyze", "-t", "1h", "-p", LINEAR, INVERSE)
+    out, err = download(capsys, *flags, "--candle-types", "open_interest", *DAYS, code=1)
+    assert "FAILED: coinalyze BTC/USDT:USDT: " in err
+    assert "open_interest.feather can't be written (" in err
+    assert "FAILED: binance_vision BTC/USD:BTC: 2024-09-02: it answers with status 400" in err
+    assert "coinalyze" in out
+    held("binance", LINEAR, "coinalyze")
+
+
+def test_what_failed_is_said_before_candles_that_cannot_be_read(folder, vendors, capsys):
+    configure(folder, vendors)
+    futures = folder / "user_data" / "data" / "binance" / "futures"
+    futures.mkdir(parents=True)
+    (futures / "BTC_USDT_USDT-1h-futures.feather").write_bytes(b"garbage")
+    vendors.fault("ETHUSDT", status(400), times=9)
+    flags = ("--source", "coinalyze", "-t", "1h", "-p", LINEAR, "ETH/USDT:USDT")
+    out, err = download(capsys, *flags, *DAYS, code=1)
+    first, second = err.split("FAILED: ")[1:]
+    assert first.startswith("coinalyze ETH/USDT:USDT: it answers with status 400")
+    assert second.startswith(f"freqtrade {LINEAR}: ")
+    assert "BTC_USDT_USDT-1h-futures.feather can't be read" in second
+    # Of the other pair Freqtrade's data are named, and the store.
+    assert "-p ETH/USDT:USDT" in err
+    assert "Store: sqlite" in second
+    assert "coinalyze" in out
+    # Open interest that can't be read is a fault of its pair, and stays as it is.
+    broken = futures / "BTC_USDT_USDT-1h-open_interest.feather"
+    broken.write_bytes(b"garbage")
+    _, err = download(capsys, *flags, "--candle-types", "open_interest", *DAYS, code=1)
+    assert f"FAILED: coinalyze {LINEAR}: " in err
+    assert broken.read_bytes() == b"garbage"
+
+
+def test_pairs_that_okx_does_not_list_are_wrong_pairs(folder, vendors, capsys):
+    configure(folder, vendors)
+    flags = ("--exchange", "okx", "--source", "okx", "--days", "1", "-p", "AAA/USDT:USDT", LINEAR)
+    _, err = download(capsys, *flags, code=1)
+    assert "FAILED: AAA/USDT:USDT: no source has it on okx; is it written right?" in err
+    assert "--markets" not in err
+    held("okx", LINEAR, "okx")
+
+
+def test_sizes_that_okx_does_not_tell_name_no_flag_of_other_commands(
+    folder, vendors, capsys, monkeypatch
+):
+    configure(folder, vendors)
+
+    def unreachable(*_):
+        raise LiquidationsError("try again, or give them with --markets FILE")
+
+    monkeypatch.setattr("liquidations.markets.okx_contracts", unreachable)
+    flags = ("--exchange", "okx", "--source", "okx", "--days", "1", "-p", LINEAR)
+    _, err = download(capsys, *flags, code=1)
+    assert f"FAILED: okx {LINEAR}: OKX can't be asked for its contract sizes; try again" in err
+    assert "--markets" not in err
 
 
 def test_revisions_are_told(folder, vendors, capsys):

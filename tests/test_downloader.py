@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from conftest import events_of, same_bits, spans, utc
+from conftest import same_bits, spans, utc
 from http_loopback import (
     DAY,
     HOUR,
     KEYS,
+    Reply,
     Vendors,
     cut_json,
     elsewhere,
@@ -34,11 +35,13 @@ from http_loopback import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liquidations import http
-from liquidations.archives import ARCHIVES, About, Ask, service
+from liquidations import downloader, http
+from liquidations.archives import ARCHIVES, OPEN_INTEREST, About, Ask, service
 from liquidations.downloader import run, uncovered
 from liquidations.errors import LiquidationsError
 from liquidations.event import merge_intervals
+from liquidations.exchanges import okx
+from liquidations.exchanges.frames import Contract
 from liquidations.http import Absent, Client, NoAnswer, SourceEnds, Throttle, pause, retry_after
 from liquidations.planner import (
     Asked,
@@ -213,6 +216,16 @@ def test_a_pattern_that_matches_nothing_names_what_is_near():
 # --- waiting ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def new_york(monkeypatch):
+    """Put this computer's clock into a time zone."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 def test_pauses_double_within_bounds():
     for tries in range(1, 30):
         least, most = pause(tries, 0.0), pause(tries, 1.0)
@@ -228,6 +241,8 @@ def test_pauses_double_within_bounds():
         ("-5", 0.0),
         ("Sun, 01 Sep 2024 00:01:40 GMT", 100.0),
         ("Sun, 01 Sep 2023 00:00:00 GMT", 0.0),
+        ("Sun, 01 Sep 2024 00:01:40", 100.0),
+        ("Sun, 01 Sep 2024 02:01:40 +0200", 100.0),
         ("nan", None),
         ("inf", None),
         ("later", None),
@@ -235,7 +250,7 @@ def test_pauses_double_within_bounds():
         (None, None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(text, seconds):
+def test_retry_after_is_seconds_or_a_date(text, seconds, new_york):
     assert retry_after(text, START / 1000) == seconds
 
 
@@ -299,6 +314,16 @@ def test_retry_after_is_obeyed(vendors):
     assert second.at - first.at >= 0.3
 
 
+@pytest.mark.parametrize("header", ["0", "-3", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_source_that_says_to_come_back_at_once_is_not_stormed(vendors, monkeypatch, header):
+    monkeypatch.setattr(http, "PAUSE", 0.05)
+    vendors.fault("/elsewhere", status(429, retry_after=header), times=4)
+    client_of(vendors).get(Ask("/x"))
+    first, *_, last = vendors.asked("/elsewhere")
+    # 50, 100, 200 and 400 ms, or half of it.
+    assert last.at - first.at >= 0.375
+
+
 def test_a_source_that_wants_peace_for_long_is_left_alone(vendors):
     vendors.fault("/elsewhere", status(429, retry_after="3600"))
     with pytest.raises(SourceEnds, match=r"left alone until \d{4}-\d\d-\d\d \d\d:\d\d UTC"):
@@ -335,6 +360,17 @@ def test_what_will_not_pass_is_not_asked_again(vendors, fault, error, message):
     with pytest.raises(error, match=message):
         client_of(vendors).get(Ask("/x"))
     assert len(vendors.asked("/elsewhere")) == 1
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["Sk/9+Ab&d=1-Secret", "sk/9+ab&d=1-secret", "Sk%2F9%2BAb%26d%3D1-Secret",
+     "sk%2f9%2bab%26d%3d1-secret", "Sk/9%2BAb%26d%3D1-Secret", "Sk\\/9+Ab&d=1-Secret",
+     "Sk/9+Ab&amp;d=1-Secret"],
+)  # fmt: skip
+def test_a_key_is_hidden_however_it_is_written(written):
+    client = Client("own", About("", (), "", "", url="https://x"), key="Sk/9+Ab&d=1-Secret")
+    assert client.masked(f"no such key: {written}!") == "no such key: ***!"
 
 
 def test_the_key_stays_with_its_host(vendors):
@@ -408,10 +444,10 @@ def rows_of(db_url: str, source: str) -> list[tuple[int, str, float]]:
 #: The market's first hours, worked by hand: 2024-09-01 begins 479,208 hours after 1970, which is
 #: divisible by 3 and 4.
 HAND = [
-    (utc("2024-09-01 00:10"), "long", 100.0),
-    (utc("2024-09-01 01:15"), "short", 200.0),
-    (utc("2024-09-01 02:20"), "long", 300.0),
-    (utc("2024-09-01 03:25"), "short", 100.0),
+    (utc("2024-09-01 00:11"), "long", 100.0),
+    (utc("2024-09-01 01:26"), "short", 200.0),
+    (utc("2024-09-01 02:41"), "long", 300.0),
+    (utc("2024-09-01 03:56"), "short", 100.0),
 ]
 
 
@@ -447,9 +483,7 @@ def test_a_day_that_is_not_there_is_no_fault_and_one_that_is_empty_is_known(db_u
     second, third = utc("2024-09-02"), utc("2024-09-03")
     assert report.outcomes[0].coverage.tolist() == [[START, second], [third, END]]
     with Store(db_url) as store:
-        assert uncovered(store, [report.outcomes[0].job]) == {
-            ("binance", INVERSE): [(second, third)]
-        }
+        assert uncovered(store, report.outcomes) == {("binance", INVERSE): [(second, third, True)]}
 
 
 def test_a_wrong_checksum_is_fetched_again_then_refused(db_url, vendors):
@@ -566,34 +600,294 @@ def test_asking_again_records_what_was_revised(db_url, vendors):
     assert (first.old, first.new) == ((100.0, 0.0), (200.0, 0.0))
 
 
-def test_erasing_removes_only_what_is_asked_for_again(db_url, vendors):
-    download(db_url, vendors, "binance_vision", request=request_of(start=utc("2024-08-30")))
+def replacing(request: Request) -> Request:
+    return replace(request, erase=True)
+
+
+def test_erasing_replaces_what_an_answer_covers_and_nothing_else(db_url, vendors):
+    """Four days are stored; of three, one is not there any more and one can't be had now."""
+    download(db_url, vendors, "binance_vision", request=request_of(start=utc("2024-08-31")))
     download(db_url, vendors, "coinglass", request=request_of(LINEAR))
-    told: list[str] = []
-    config = {"liquidations": {"sources": vendors.sources()}}
-    clients, _ = find_clients(config, request_of(), ["binance_vision"])
-    with Store(db_url) as store:
-        planned = plan(store, request_of(), clients, erase=told.append)
-        run(planned, store, clients)
-    assert told == [f"Erased: {INVERSE} binance binance_vision"]
-    assert rows_of(db_url, "binance_vision") == orders(START, END)
-    assert ("binance", LINEAR, "coinglass", HOUR) in stored(db_url)
+    before = stored(db_url)
+    vendors.absent.add("2024-09-02")
+    vendors.quiet.add("2024-09-01")
+    vendors.fault("2024-09-03.zip", status(400), times=9)
+    report, planned = download(db_url, vendors, "binance_vision", request=replacing(request_of()))
+    assert planned.jobs[0].missing == ((START, END),)
+    assert [one.pair for one in report.faults] == [INVERSE]
+    # The first day is empty now; the second is not there, the third failed: both stay.
+    assert rows_of(db_url, "binance_vision") == [
+        *orders(utc("2024-08-31"), START), *orders(START + DAY, END)
+    ]  # fmt: skip
+    after = stored(db_url)
+    same_bits(before["binance", LINEAR, "coinglass", HOUR][1],
+              after["binance", LINEAR, "coinglass", HOUR][1], "timestamp", "long")  # fmt: skip
+    name = ("binance", INVERSE, "binance_vision", 60_000)
+    assert after[name][2].tolist() == before[name][2].tolist()
+    # What a download that never failed stores is the same, to the digest.
+    other = db_url.replace("liquidations.sqlite", "other.sqlite")
+    vendors.absent.clear()
+    vendors._faults.clear()
+    download(other, vendors, "binance_vision", request=request_of(start=utc("2024-08-31")))
+    download(db_url, vendors, "binance_vision", request=replacing(request_of()))
+    same_store({name: stored(other)[name]}, {name: stored(db_url)[name]})
 
 
-def test_what_was_collected_live_is_not_erased(db_url, vendors):
-    """OKX's own source has the same name as its feed, and only the last day of it."""
-    request = replace(request_of(LINEAR), pairs={"okx": [Asked((LINEAR,))]})
-    config = {"liquidations": {"sources": vendors.sources()}}
-    told: list[str] = []
+def test_erasing_bars_forgets_their_vintages_and_leaves_other_periods(db_url, vendors):
+    week = request_of(LINEAR, end=START + 7 * DAY, timeframes=(HOUR, 300_000))
+    download(db_url, vendors, "coinglass", request=week)
+    vendors.revision = 2
+    download(db_url, vendors, "coinglass", request=replace(week, again=True))
+    vendors.revision = 3
+    download(db_url, vendors, "coinglass", request=replacing(request_of(LINEAR)))
+    with Store(db_url) as store, store.read() as reader:
+        fine, hourly = reader.series()
+        assert (fine.period, hourly.period) == (300_000, HOUR)
+        assert reader.bars(fine, 0, END).long.sum() * 3 == reader.bars(hourly, 0, END).long.sum()
+        assert len(reader.revisions(fine)) == 7 * 24
+        assert reader.coverage(hourly).tolist() == [[START, START + 7 * DAY]]
+        # Of the four days that were not asked for, the revision is there still.
+        assert len(reader.revisions(hourly)) == 4 * 24
+        assert min(one.timestamp for one in reader.revisions(hourly)) == END
+
+
+def okx_request(length: int = DAY, *pairs: str, **more) -> Request:
+    now = int(time.time() * 1000)
+    asked = [Asked((pair,)) for pair in pairs or (LINEAR,)]
+    return Request({"okx": asked}, now - length, now, now, **more)
+
+
+def okx_sizes():
+    return {
+        "BTC-USDT-SWAP": Contract(LINEAR, 0.01, False),
+        "ETH-USDT-SWAP": Contract("ETH/USDT:USDT", 0.1, False),
+    }
+
+
+def download_okx(db_url: str, vendors: Vendors, request: Request, contracts=okx_sizes):
+    clients, _ = find_clients({"liquidations": {"sources": vendors.sources()}}, request, ["okx"])
     with Store(db_url, create=True) as store:
-        with store.write() as writer:
-            feed = writer.feed("okx", "swap", "okx")
-            writer.join(feed, [LINEAR], START)
-            writer.append(feed, {LINEAR: events_of((START + HOUR, "long", 5.0))}, START + DAY)
-        clients, _ = find_clients(config, request, ["okx"])
-        plan(store, request, clients, erase=told.append)
-    assert told == [f"Not erased: {LINEAR} okx okx: it was collected, no source has it"]
-    assert len(stored(db_url)["okx", LINEAR, "okx", 60_000][0]) == 1
+        planned = plan(store, request, clients)
+        return run(planned, store, clients, contracts=contracts), planned
+
+
+def collect(db_url: str, start: int, end: int) -> None:
+    """Store what OKX's feed would have told of a time."""
+    rows = [
+        {"bkPx": "50000", "side": "sell" if side == "long" else "buy",
+         "sz": repr(usd * (1 / (0.01 * 50_000))), "ts": str(at)}
+        for at, side, usd in orders(start, end)
+    ]  # fmt: skip
+    told = okx.orders(rows, okx_sizes()["BTC-USDT-SWAP"])
+    with Store(db_url, create=True) as store, store.write() as writer:
+        feed = writer.feed("okx", "swap", "okx")
+        writer.join(feed, [LINEAR], start)
+        feed, _ = writer.append(feed, {LINEAR: told}, end)
+        feed = writer.cover(feed, start, end)
+        writer.seal(feed, end, end)
+
+
+@pytest.mark.parametrize("erase", [False, True])
+def test_what_okx_has_before_and_after_its_feed_is_asked_for(db_url, vendors, erase):
+    """A collector ran from five to two hours ago: the day around it is not left out."""
+    now = int(time.time() * 1000)
+    begun, ended = now // HOUR * HOUR - 5 * HOUR, now // HOUR * HOUR - 2 * HOUR
+    collect(db_url, begun, ended)
+    report, planned = download_okx(db_url, vendors, okx_request(erase=erase))
+    assert report.faults == []
+    assert planned.jobs[0].before is None
+    assert planned.jobs[0].missing[0][0] < begun
+    rows, (coverage,) = rows_of(db_url, "okx"), report.outcomes[0].coverage.tolist()
+    assert coverage[0] < now - 20 * HOUR
+    # Nothing is doubled, and nothing that was collected is lost.
+    assert [at for at, *_ in rows] == [at for at, *_ in orders(*coverage)]
+
+
+def test_swaps_that_okx_does_not_list_are_named_and_others_are_had(db_url, vendors):
+    pairs = [f"{name}/USDT:USDT" for name in ("AAA", "BBB", "CCC", "DDD", "EEE", "FFF", "BTC")]
+    report, _ = download_okx(db_url, vendors, okx_request(DAY, *pairs))
+    assert [one.pair for one in report.faults] == pairs[:-1]
+    assert {one.message for one in report.faults} == {
+        "no source has it on okx; is it written right?"
+    }
+    assert len(rows_of(db_url, "okx")) > 20
+    assert [one.query["uly"] for one in vendors.asked("liquidation-orders")] == ["BTC-USDT"]
+
+
+def test_answers_about_single_contracts_that_cannot_be_read_end_no_source(db_url, vendors):
+    periods = tuple(60_000 * n for n in (1, 5, 15, 30))
+    vendors.fault("BTCUSDT_PERP.A", status(200, b'{"message": "no such symbol"}'), times=99)
+    request = replace(request_of(LINEAR), timeframes=(*periods, HOUR))
+    request.pairs["binance"].append(Asked(("ETH/USDT:USDT",)))
+    report, _ = download(db_url, vendors, "coinalyze", request=request)
+    assert [one.pair for one in report.faults] == [LINEAR] * 5
+    assert {name[1] for name in stored(db_url)} == {"ETH/USDT:USDT"}
+
+
+def test_contract_sizes_that_cannot_be_had_are_asked_for_once(db_url, vendors):
+    asked = []
+
+    def unreachable():
+        asked.append(1)
+        raise LiquidationsError("OKX can't be asked for its contract sizes; try again")
+
+    report, _ = download_okx(db_url, vendors, okx_request(), unreachable)
+    assert [one.message for one in report.faults] == [
+        "OKX can't be asked for its contract sizes; try again"
+    ]
+    assert len(asked) == len(vendors.asked("liquidation-orders")) == 1
+
+
+def test_pages_that_came_before_a_source_ended_are_stored(db_url, vendors, monkeypatch):
+    monkeypatch.setattr(service("okx"), "PAGE", 5)
+    late = [lambda reply: reply] * 2 + [status(429, retry_after="900")]
+    vendors.fault("liquidation-orders", *late)
+    report, _ = download_okx(db_url, vendors, okx_request())
+    assert len(report.faults) == 1
+    assert "left alone until" in report.faults[0].message
+    (start, end), *rest = report.outcomes[0].coverage.tolist()
+    assert rest == []
+    assert rows_of(db_url, "okx")[-1][0] < end
+    assert len(rows_of(db_url, "okx")) >= 7
+    # The next run asks for what is older only.
+    _, planned = download_okx(db_url, vendors, okx_request())
+    assert planned.jobs[0].missing[0][1] == start
+
+
+@pytest.mark.parametrize("source", ["okx", "coinalyze", "coinglass"])
+def test_a_service_that_answers_404_has_failed(db_url, vendors, source):
+    part = {"okx": "liquidation-orders", "coinalyze": "liquidation-history",
+            "coinglass": "liquidation/history"}[source]  # fmt: skip
+    vendors.fault(part, status(404), times=99)
+    if source == "okx":
+        report, _ = download_okx(db_url, vendors, okx_request())
+    else:
+        report, _ = download(db_url, vendors, source, request=request_of(LINEAR))
+    assert [one.message for one in report.faults] == [
+        "it answers with status 404; see that its URL is right"
+    ]
+    assert report.outcomes[0].absent == []
+
+
+def test_files_of_which_none_is_there_are_a_failure(db_url, vendors):
+    vendors.absent.add("2024-09")
+    report, _ = download(db_url, vendors, "binance_vision")
+    assert [(one.source, one.pair) for one in report.faults] == [("binance_vision", INVERSE)]
+    assert "none of the 3 files that were asked for (status 404)" in report.faults[0].message
+    # Where there is something of it, a day that is not there yet is none.
+    download(db_url, vendors, "binance_vision", request=request_of(start=utc("2024-08-31")))
+    report, _ = download(db_url, vendors, "binance_vision")
+    assert report.faults == []
+    assert len(report.outcomes[0].absent) == 3
+
+
+@pytest.mark.parametrize(
+    ("covered", "ended"),
+    [
+        # The plan begins with the sixth day: what is asked for before is refused, one by one.
+        ("2024-09-06", False),
+        # It covers nothing: after four days and the newest one nothing is asked that needs a key.
+        ("2024-12-01", True),
+    ],
+)
+def test_a_plan_that_covers_some_files_only(db_url, vendors, monkeypatch, covered, ended):
+    module = service("tardis")
+    monkeypatch.setattr(module, "ABOUT", replace(module.ABOUT, parallel=1))
+    original = vendors._tardis
+
+    def by_plan(path, query, headers):
+        _, _, _, year, month, day, _ = path.split("/")
+        own = f"{year}-{month}-{day}" >= covered or day == "01"
+        return original(path, query, headers) if own else Reply(401, b'{"message": "your plan"}')
+
+    monkeypatch.setattr(vendors, "_tardis", by_plan)
+    # The first of the next month needs no key.
+    request = request_of(LINEAR, START + DAY, utc("2024-10-02"))
+    report, _ = download(db_url, vendors, "tardis", request=request)
+    days = [one.path.split("/")[-2] for one in vendors.asked("tardis")]
+    assert days[-1] == "01"
+    (_, _, coverage, _) = stored(db_url)["binance", LINEAR, "tardis", 60_000]
+    assert coverage[-1].tolist() == [utc("2024-10-01") if ended else utc(covered),
+                                     utc("2024-10-02")]  # fmt: skip
+    refused = report.faults[0]
+    assert "it is refused (status 401: your plan); check the key, and what its plan" in (
+        refused.message
+    )
+    assert refused.count == 4  # from the second to the fifth
+    assert bool(len(report.faults) == 2) == ended
+    if ended:
+        assert days == ["02", "03", "04", "05", "30", "01"]
+        assert "25 of 30 questions were not asked" in report.faults[1].message
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "asked"),
+    [
+        (b'{"code": "50001", "msg": "Too Many Requests"}', None, 2),
+        (b'{"code": "40001", "msg": "API key cg-77aa-secret expired"}', "the key is refused", 1),
+        (b'{"code": "401", "msg": "Upgrade plan"}', "Upgrade plan", 3),
+    ],
+)
+def test_errors_in_the_body_of_an_answer(db_url, vendors, body, message, asked):
+    times = 1 if message is None else 99
+    vendors.fault("liquidation/history", status(200, body), times=times)
+    report, _ = download(db_url, vendors, "coinglass", request=request_of(LINEAR))
+    assert len(vendors.asked("liquidation/history")) == asked
+    if message is None:
+        assert report.faults == []
+        assert report.outcomes[0].rows.new == 72
+    else:
+        assert message in report.faults[0].message
+        assert KEYS["coinglass"] not in report.faults[0].message
+
+
+def test_open_interest_is_handed_on_after_some_answers(db_url, vendors, monkeypatch):
+    """So a kill loses little; and what can't be stored is a fault, and ends nothing."""
+    monkeypatch.setattr(downloader, "MOST_CONTEXTS", 2)
+    request = request_of(LINEAR, START, START + 5 * DAY - HOUR, kinds=(OPEN_INTEREST,))
+    config = {"liquidations": {"sources": vendors.sources()}}
+    clients, _ = find_clients(config, request, ["binance_vision"])
+    kept: list[int] = []
+
+    def keep(contexts):
+        kept.append(len(contexts))
+        raise LiquidationsError("the disk is full")
+
+    with Store(db_url, create=True) as store:
+        report = run(plan(store, request, clients), store, clients, keep=keep)
+    # The day before the first one has its first value.
+    assert kept == [2, 2, 2]
+    assert [(one.pair, one.message, one.count) for one in report.faults] == [
+        (LINEAR, "the disk is full", 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("there", "days"),
+    [
+        ([], ["08-31", "09-01", "09-02", "09-03"]),
+        # A row at 23:55 may stand in the file of that day, one at 0:05 in that of the day before.
+        ([("2024-08-01", "2024-09-03")], ["09-02", "09-03"]),
+        ([("2024-09-02", "2024-10-01")], ["08-31", "09-01"]),
+        ([("2024-08-01", "2024-10-01")], []),
+    ],
+)
+def test_of_open_interest_only_what_is_missing_is_asked_for(db_url, vendors, there, days):
+    request = request_of(LINEAR, kinds=(OPEN_INTEREST,))
+    config = {"liquidations": {"sources": vendors.sources()}}
+    clients, _ = find_clients(config, request, ["binance_vision"])
+    asked = []
+
+    def held(*names):
+        asked.append(names)
+        return spans(*((utc(start), utc(end)) for start, end in there))
+
+    with Store(db_url, create=True) as store:
+        (job,) = plan(store, request, clients, held=held).jobs
+        (again,) = plan(store, replace(request, again=True), clients, held=held).jobs
+    assert asked[0] == (OPEN_INTEREST, "binance", LINEAR, 300_000)
+    assert [ask.label for ask, _ in job.questions] == [f"2024-{day}" for day in days]
+    assert len(again.questions) == 4
 
 
 def test_a_pair_that_no_list_has_names_what_there_is(db_url, vendors):

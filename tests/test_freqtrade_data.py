@@ -1,5 +1,6 @@
 """Freqtrade's own files: read and written by its own handlers, its lines by its own parser."""
 
+import errno
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import time
 import zipfile
 from copy import deepcopy
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ from freqtrade.resolvers import StrategyResolver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liquidations import freqtrade_data
 from liquidations.archives import ARCHIVES, FUNDING_RATE, OPEN_INTEREST, Context
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE
@@ -34,6 +37,7 @@ from liquidations.freqtrade_data import (
     Stored,
     commands,
     download,
+    known_times,
     missing,
     store_context,
 )
@@ -206,6 +210,48 @@ def test_a_file_that_cannot_be_read_is_left_alone(tmp_path, data_format):
     assert path.read_bytes() == broken
     with pytest.raises(LiquidationsError, match="--erase"):
         missing(config, [PAIR], [], 0, DAY)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    config = config_of(tmp_path)
+    rows = context(dated(["2024-08-05 01:00"], **{AMOUNT: [1.0]}))
+    store_context(config, [rows])
+    (path,) = (tmp_path / "futures").iterdir()
+    before = path.read_bytes()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(freqtrade_data, "TemporaryDirectory", Mock(side_effect=full))
+    other = context(dated(["2024-08-05 02:00"], **{AMOUNT: [1.0]}))
+    with pytest.raises(LiquidationsError, match=r"1h-open_interest.*No space left on device"):
+        store_context(config, [other])
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "futures").write_text("a file in place of a folder")
+    with pytest.raises(LiquidationsError, match="can't be written"):
+        store_context(config_of(tmp_path / "other"), [rows])
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_what_is_known_is_what_has_all_of_its_columns(tmp_path, data_format):
+    config = config_of(tmp_path, data_format=data_format)
+    nothing = known_times(config, OPEN_INTEREST, "binance", PAIR, HOUR)
+    assert nothing.shape == (0, 2)
+    (tmp_path / "futures").mkdir()
+    hours = [f"2024-08-05 0{hour}:00" for hour in (1, 2, 3, 5, 6)]
+    values = {AMOUNT: [1.0, 2.0, 3.0, 5.0, 6.0], VALUE: [1.0, 2.0, 3.0, NAN, 6.0]}
+    save(config, OPEN_INTEREST, dated(hours, **values))
+    found = known_times(config, OPEN_INTEREST, "binance", PAIR, HOUR).tolist()
+    assert found == [
+        [utc("2024-08-05 01:00"), utc("2024-08-05 04:00")],
+        [utc("2024-08-05 06:00"), utc("2024-08-05 07:00")],
+    ]
+    assert len(known_times(config, OPEN_INTEREST, "okx", PAIR, HOUR)) == 0
+    # Of an inverse contract not every source tells the amount.
+    handler = get_datahandler(tmp_path, data_format)
+    frame = dated(hours[:2], **{AMOUNT: [NAN, NAN], VALUE: [1.0, 2.0]})
+    handler.ohlcv_store("BTC/USD:BTC", "1h", frame, CandleType(OPEN_INTEREST))
+    found = known_times(config, OPEN_INTEREST, "binance", "BTC/USD:BTC", HOUR).tolist()
+    assert found == [[utc("2024-08-05 01:00"), utc("2024-08-05 03:00")]]
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

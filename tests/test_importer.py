@@ -14,7 +14,7 @@ from test_node_fills import ADA, block, fill, lines, lz4
 from liquidations.archives import ARCHIVES, Context, Options, archive
 from liquidations.errors import LiquidationsError
 from liquidations.importer import find_files, read_files, shown, write_parts
-from liquidations.store import Store
+from liquidations.store import Store, Writer
 
 
 T = utc("2024-08-05 03:00")
@@ -80,6 +80,37 @@ def test_sums_lie_in_any_folder_below(tmp_path):
         find_files([tmp_path], PLAIN)
 
 
+def test_a_file_that_no_list_names_is_refused(tmp_path):
+    inner = tmp_path / "one"
+    inner.mkdir()
+    (inner / "a.csv").write_bytes(csv(0))
+    listing = inner / "SHA256SUMS"
+    line = f"{hashlib.sha256(csv(0)).hexdigest()}  ./a.csv\n"
+    listing.write_text(line)
+    (inner / "other.txt").write_bytes(b"x")  # is not imported
+    (tmp_path / "beside.csv").write_bytes(csv(1))  # is in no folder with a list
+    assert len(find_files([tmp_path], PLAIN)) == 2
+    (inner / "added.csv").write_bytes(csv(1))
+    for given in (tmp_path, inner):
+        with pytest.raises(LiquidationsError, match=r"added\.csv does not stand in the SHA256SUMS"):
+            find_files([given], PLAIN)
+    # A recording in a folder of recordings has a list of its own.
+    (inner / "added.csv").unlink()
+    (inner / "two").mkdir()
+    (inner / "two/b.csv").write_bytes(csv(2))
+    digest = hashlib.sha256(csv(2)).hexdigest()
+    (inner / "two/SHA256SUMS").write_text(f"{digest}  b.csv\n")
+    assert len(find_files([tmp_path], PLAIN)) == 3
+    listing.write_text("")
+    with pytest.raises(LiquidationsError, match="it lists nothing"):
+        find_files([tmp_path], PLAIN)
+
+
+def test_large_letters_are_letters(tmp_path):
+    (tmp_path / "B.CSV").write_bytes(csv(0))
+    assert find_files([tmp_path], PLAIN) == [(tmp_path / "B.CSV", False)]
+
+
 # --- elsewhere ----------------------------------------------------------------------------------
 
 
@@ -120,6 +151,10 @@ def test_sums_are_compared_elsewhere_too(elsewhere):
     digest = hashlib.sha256(csv(0)).hexdigest()
     elsewhere.pipe("/box/SHA256SUMS", f"{digest}  a.csv\n".encode())
     assert len(find_files(["memory://box"], PLAIN)) == 1
+    elsewhere.pipe("/box/c.csv", csv(0))
+    with pytest.raises(LiquidationsError, match=r"c\.csv does not stand in the SHA256SUMS"):
+        find_files(["memory://box"], PLAIN)
+    elsewhere.rm("/box/c.csv")
     elsewhere.pipe("/box/SHA256SUMS", f"{digest}  b.csv\n".encode())
     with pytest.raises(LiquidationsError, match=r"SHA256SUMS: it lists b\.csv, which is missing"):
         find_files(["memory://box"], PLAIN)
@@ -184,9 +219,9 @@ def many(folder: Path) -> list[tuple[Path, bool]]:
     return find_files([folder], PLAIN)
 
 
-@pytest.mark.parametrize(("keep", "again"), [(10**9, 0), (0, 3), (2 * 60, 1)])
+@pytest.mark.parametrize(("keep", "again"), [(10**9, 0), (0, 3), (2 * 2060, 1)])
 def test_what_is_too_large_to_keep_is_read_again(tmp_path, db_url, monkeypatch, keep, again):
-    """An event takes 51 bytes, so of 120 two are kept; so is the last one, whatever its size."""
+    """A part takes 2,000 bytes and 51 an event; the last one is kept, whatever its size."""
     module, read = archive("plain"), archive("plain").read
     asked = []
 
@@ -259,9 +294,9 @@ def test_a_very_large_file_is_stored_in_steps(tmp_path, db_url, monkeypatch):
 def test_pairs_and_exchanges_are_chosen(tmp_path):
     (tmp_path / "a.csv").write_bytes(csv(0) + csv(1, pair="ETH/USDT:USDT").partition(b"\n")[2])
     files = find_files([tmp_path], PLAIN)
-    parts, _ = read_files(files, "plain", SPAN, no_prices, ["ETH/USDT:USDT"])
+    parts, _ = read_files(files, "plain", SPAN, no_prices, "ETH/USDT:USDT".__eq__)
     assert [part.pair for _, part in parts] == ["ETH/USDT:USDT"]
-    with pytest.raises(LiquidationsError, match="no liquidations of any pair on okx"):
+    with pytest.raises(LiquidationsError, match="no liquidations of any pair wanted on okx"):
         read_files(files, "plain", SPAN, no_prices, exchanges=["okx"])
 
 
@@ -289,6 +324,54 @@ def test_files_of_one_timerange_are_one_recording(tmp_path, db_url):
                     assert reader.coverage(series).tolist() == [list(SPAN.span)]
 
 
+def files_of(folder: Path, name: str, *files: tuple[int, ...]) -> list[tuple[Path, bool]]:
+    """Write files of some hours; hours from 100 on are other events of the same hours."""
+    found = []
+    for number, hours in enumerate(files):
+        rows = csv(*(hour % 100 for hour in hours if hour < 100))
+        other = csv(*(hour - 100 for hour in hours if hour >= 100)).replace(b"long", b"short")
+        file = folder / f"{name}{number}.csv"
+        file.write_bytes(rows + other.partition(b"\n")[2])
+        found.append((file, True))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "conflicts"),
+    [
+        # Both files have what the other recorder lacks, and lack what it has.
+        ([(0,), (1,)], [(100,), (101,)], 4),
+        ([(0, 1)], [(100,), (101,)], 4),
+        ([(0,), (1,)], [(100, 101)], 4),
+        ([(0,), (1,)], [(0,), (1, 2)], 1),
+        ([(0, 1), (1, 2)], [(2,), (0,)], 1),
+        ([(0,), (1,)], [(0, 3), (3,)], 2),
+        ([(0,), (1,)], [(1,), (0,)], 0),
+    ],
+)
+def test_conflicts_are_counted_however_a_recording_is_cut(
+    tmp_path, db_url, mine, theirs, conflicts
+):
+    with Store(db_url, create=True) as store:
+        for name, files, expected in (("mine", mine, 0), ("theirs", theirs, conflicts)):
+            read = read_files(files_of(tmp_path, name, *files), "plain", SPAN, no_prices)[0]
+            done = write_parts(store, read)
+            assert sum(one.rows.conflicts for one in done) == expected
+        events = {hour for hours in (*mine, *theirs) for hour in hours}
+        assert len(times(store)) == len(events)
+
+
+def test_only_time_that_both_observed_has_conflicts(tmp_path, db_url):
+    early, late = (Options(span=(T + a * HOUR, T + b * HOUR)) for a, b in ((0, 5), (3, 9)))
+    with Store(db_url, create=True) as store:
+        for name, files, span in (("a", [(0,), (4,)], early), ("b", [(103,), (3,), (106,)], late)):
+            done = write_parts(
+                store, read_files(files_of(tmp_path, name, *files), "plain", span, no_prices)[0]
+            )
+        # At 4:00 theirs lack one, at 3:00 mine lacks two; 0:00 and 6:00 are of one of them.
+        assert sum(one.rows.conflicts for one in done) == 3
+
+
 # --- files that tell of a whole exchange --------------------------------------------------------
 
 
@@ -306,15 +389,65 @@ def test_a_pair_of_any_file_is_covered_by_all(tmp_path, db_url):
         (tmp_path / f"{17 + hour}.lz4").write_bytes(lz4(lines(*blocks)))
     files = find_files([tmp_path], archive("node_fills").ABOUT.files)
     whole = spans((start, start + 2 * HOUR)).tolist()
+    names = ("BTC/USDC:USDC", "ETH/USDC:USDC", "SOL/USDC:USDC")
     for keep, pairs in ((10**9, ()), (0, ()), (10**9, ("ETH/USDC:USDC",))):
-        parts, _ = read_files(files, "node_fills", Options(), no_prices, pairs, keep=keep)
+        chosen = (pairs or names).__contains__
+        parts, _ = read_files(files, "node_fills", Options(), no_prices, chosen, keep=keep)
         with Store(db_url, create=True) as store:
             done = write_parts(store, parts)
             assert len(parts) == len(done) == (2 if pairs else 6)
             with store.read() as reader:
                 found = {one.pair: reader.coverage(one).tolist() for one in reader.series()}
             assert len(times(store)) == (1 if pairs else 2)
-        names = pairs or ("BTC/USDC:USDC", "ETH/USDC:USDC", "SOL/USDC:USDC")
         # ETH was not traded in the second hour, but could have been liquidated in it.
-        assert found == dict.fromkeys(names, whole)
+        assert found == dict.fromkeys(pairs or names, whole)
         Path(db_url.removeprefix("sqlite:///")).unlink()
+
+
+def test_files_of_a_whole_exchange_are_written_at_once(tmp_path, db_url, monkeypatch):
+    start = utc("2025-10-27 17:00")
+    coins = [f"C{number}" for number in range(6)]
+    for hour in range(4):
+        first, last = start + hour * HOUR + 10, start + (hour + 1) * HOUR - 90
+        steps = (*range(first, last, 50_000), last)
+        blocks = [block(at, *(fill(ADA, at, "A", coin=coin) for coin in coins)) for at in steps]
+        blocks[5]["events"] += [fill(ADA, steps[5], "A", ADA, coin=coins[hour], tid=9)]
+        (tmp_path / f"{17 + hour}.jsonl").write_bytes(lines(*blocks))
+    files = find_files([tmp_path], archive("node_fills").ABOUT.files)
+    parts, _ = read_files(files, "node_fills", Options(), no_prices)
+    asked = []
+    insert = Writer.insert
+
+    def counted(writer, exchange, pair, *rest, **options):
+        asked.append(pair)
+        return insert(writer, exchange, pair, *rest, **options)
+
+    monkeypatch.setattr(Writer, "insert", counted)
+    with Store(db_url, create=True) as store:
+        done = write_parts(store, parts)
+        assert len(done) == 4 * len(coins)
+        assert sum(one.rows.new for one in done) == len(times(store)) == 4
+        assert len(asked) == len(coins)
+        with store.read() as reader:
+            for one in reader.series():
+                assert reader.coverage(one).tolist() == [[start, start + 4 * HOUR]]
+        # What they say of a time with a liquidation of somebody else is a conflict.
+        for hour in (1, 2):
+            (tmp_path / f"{17 + hour}.jsonl").unlink()
+        files = find_files([tmp_path], archive("node_fills").ABOUT.files)
+        for file, _ in files:
+            text = file.read_bytes().replace(b'"liquidation"', b'"no"')
+            file.write_bytes(text)
+        done = write_parts(store, read_files(files, "node_fills", Options(), no_prices)[0])
+        assert sum(one.rows.conflicts for one in done) == 2
+
+
+def test_parts_without_rows_take_room_too(tmp_path):
+    start = utc("2025-10-27 17:00")
+    for hour in range(3):
+        at = start + hour * HOUR
+        coins = [fill(ADA, at, "A", coin=f"C{number}") for number in range(50)]
+        (tmp_path / f"{hour}.jsonl").write_bytes(lines(block(at, *coins)))
+    files = find_files([tmp_path], archive("node_fills").ABOUT.files)
+    parts, _ = read_files(files, "node_fills", Options(), no_prices, keep=150_000)
+    assert [file.parts is None for file in parts.files] == [False, True, False]

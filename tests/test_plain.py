@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -45,8 +46,8 @@ def test_a_row_is_what_it_says():
     assert (rows.price.tolist(), rows.amount.tolist()) == ([2500.0], [0.4])
     assert rows.value_usd.tolist() == [1000.0]
     assert rows.received.tolist() == [T + 7]
-    assert rows.origin.tolist() == [0]
-    assert part.origins == ()
+    # Nobody knows who recorded it, so it is not passed on as this store's own.
+    assert (rows.origin.tolist(), part.origins) == ([1], ("unknown",))
     assert part.coverage.tolist() == [[T, T + HOUR]]
     assert part.note == ""
 
@@ -57,7 +58,6 @@ def test_optional_columns_are_taken_as_they_are():
     assert part.source == "my_feed"
     assert part.rows.value_usd.tolist() == [24999.5]
     assert part.rows.received.tolist() == [T + 20]
-    assert part.rows.key.tolist() == [-77]
     assert (part.rows.origin.tolist(), part.origins) == ([1], ("Ada",))
 
 
@@ -96,10 +96,53 @@ def test_equal_rows_are_one_event_told_twice():
     assert set(part.rows.key.tolist()) & set(page.key.tolist()) == {page.key.tolist()[0]}
 
 
-def test_a_key_alone_decides_what_is_one_event():
-    part = one(csv(f"{ROW},1", f"{ROW},2", f"{ROW},1", header=f"{HEADER},key"))
-    assert part.rows.key.tolist() == [1, 2]
-    assert part.note.endswith(": 1")
+def test_a_key_tells_equal_rows_apart_and_nothing_else():
+    # As a live feed numbers two equal orders of one millisecond.
+    page = make_events([T, T], [0, 0], [50_000.0] * 2, [0.5, 0.5], [25_000.0] * 2)
+    for keys in ((1, 2, 1), (-7, 7, 7), (2**63 - 1, -(2**63), -(2**63)), (5, 5, 4)):
+        part = one(csv(*(f"{ROW},{key}" for key in keys), header=f"{HEADER},key"))
+        assert set(part.rows.key.tolist()) == set(page.key.tolist())
+        assert part.note.endswith(": 1")
+    # The smallest is the first of them, and keeps what it said besides.
+    header = f"{HEADER},key,received"
+    rows = [f"{ROW},9,{T + 3}", f"{ROW},8,{T + 5}", f"{ROW},8,{T + 4}"]
+    found = one(csv(*rows, header=header)).rows
+    by_key = dict(zip(found.key.tolist(), (found.received - T).tolist(), strict=True))
+    first, second = make_events(
+        [T, T], [0, 0], [50_000.0] * 2, [0.5, 0.5], [25_000.0] * 2, rank=[0, 1], sort=False
+    ).key.tolist()
+    assert by_key == {first: 5, second: 3}
+    assert np.all(np.diff(found.timestamp) >= 0)
+
+
+def test_a_wrong_key_drops_no_event():
+    """Numbers that begin anew for each millisecond, side or price, or one for all."""
+    rows = [f"binance,BTC/USDT:USDT,{T + n // 4},long,{50_000 + n},0.5" for n in range(8)]
+    plain_ones = one(csv(*rows)).rows
+    for keys in (range(8), [0] * 8, [n % 4 for n in range(8)]):
+        keyed = [f"{row},{key}" for row, key in zip(rows, keys, strict=True)]
+        part = one(csv(*keyed, header=f"{HEADER},key"))
+        same_bits(part.rows, plain_ones)
+        assert part.note == ""
+
+
+@given(st.lists(st.tuples(*(st.integers(0, 1),) * 4, st.integers(0, 3)), min_size=1, max_size=20))
+def test_any_keys_number_equal_rows(drawn):
+    """Of equal rows as many count as they have keys, with the keys of the first ranks."""
+    rows = [
+        f"okx,BTC/USDT:USDT,{T + a},{('long', 'short')[b]},{10 + c},{1 + d},{key}"
+        for a, b, c, d, key in drawn
+    ]
+    part = one(csv(*rows, header=f"{HEADER},key"))
+    keys: dict[tuple[int, ...], set[int]] = {}
+    for *what, key in drawn:
+        keys.setdefault(tuple(what), set()).add(key)
+    expected = [(what, rank) for what, own in keys.items() for rank in range(len(own))]
+    time, side, price, amount = (np.array(c) for c in zip(*(w for w, _ in expected), strict=True))
+    rank = np.array([rank for _, rank in expected])
+    key = identity(T + time, side.astype(np.int8), 10.0 + price, 1.0 + amount, rank)
+    found = zip(part.rows.timestamp.tolist(), part.rows.key.tolist(), strict=True)
+    assert list(found) == sorted(zip((T + time).tolist(), key.tolist(), strict=True))
 
 
 def test_the_same_row_of_another_pair_exchange_or_source_is_another_event():
@@ -135,7 +178,7 @@ def test_origins_are_numbered_within_their_part():
                 part.rows.side, part.rows.amount, part.rows.origin, strict=True
             )
         }
-        btc = {(0, 0.5): "Ada", (1, 0.5): "", (0, 2.0): "Bob"}
+        btc = {(0, 0.5): "Ada", (1, 0.5): "unknown", (0, 2.0): "Bob"}
         assert names == (btc if part.pair.startswith("BTC") else {(0, 0.5): "Bob"})
 
 
@@ -327,11 +370,29 @@ def test_a_small_file_that_would_fill_the_memory_is_refused(monkeypatch):
     data = sink.getvalue().to_pybytes()
     assert zeros.nbytes > 200 * len(data)
     monkeypatch.setattr(plain, "_ALWAYS_FINE", 2**20)
-    with pytest.raises(LiquidationsError, match="split it"):
+    with pytest.raises(LiquidationsError, match=r"unpacks to .*split it"):
         read(data, SPAN)
     monkeypatch.setattr(plain, "MOST_ROWS", 1)
-    with pytest.raises(LiquidationsError, match="split it"):
+    with pytest.raises(LiquidationsError, match=r"more than 1 rows; split it by time or pair"):
         read(csv(ROW, ROW), SPAN)
+
+
+def test_a_small_file_of_many_equal_rows_is_refused_before_it_is_read():
+    codes = np.zeros(1_000_001, np.int32)
+    words = {"exchange": "binance", "pair": "BTC/USDT:USDT", "side": "long"}
+    table = {name: pa.DictionaryArray.from_arrays(codes, [word]) for name, word in words.items()}
+    table |= {"timestamp": codes + np.int64(T), "price": codes + 1.0, "amount": codes + 1.0}
+    data = parquet(pa.table(table))
+    assert len(data) < 200_000
+    with pytest.raises(LiquidationsError, match=r"it claims 1,000,001 rows in [\d,]+ bytes"):
+        read(data, SPAN)
+
+
+def test_the_keys_of_a_recording_are_stored_as_they_are():
+    part = recording()
+    odd = replace(part, rows=replace(part.rows, key=np.array([1, 2, 3])))
+    back = one(write(odd, {}), Options())
+    assert sorted(back.rows.key.tolist()) == [1, 2, 3]
 
 
 # --- what export-data writes --------------------------------------------------------------------

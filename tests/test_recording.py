@@ -198,7 +198,7 @@ FILES = [
     "binance/BTC_USDT_USDT/binance-2026-10.parquet",
     "binance/BTC_USDT_USDT/binance-2026-11.parquet",
     "binance/BTC_USDT_USDT/binance-2026-12.parquet",
-    "binance/BTC_USDT_USDT/coinalyze-1h-2026-12.parquet",
+    "binance/BTC_USDT_USDT/coinalyze~1h-2026-12.parquet",
     "okx/BTC_USD_BTC/okx-2026-11.parquet",
 ]
 
@@ -289,7 +289,7 @@ def test_a_timerange_cuts_events_bars_and_coverage(store, tmp_path):
         "binance-2026-11.parquet": [[T + 1, december]],
         "binance-2026-12.parquet": [[december, T + 20 * MINUTE]],
         # A bar is whole or it is not there.
-        "coinalyze-1h-2026-12.parquet": [[december, december + 2 * HOUR]],
+        "coinalyze~1h-2026-12.parquet": [[december, december + 2 * HOUR]],
     }
     assert [len(parts[name].rows) for name in sorted(parts)] == [1, 1, 2]
 
@@ -322,6 +322,36 @@ def sums(folder: Path) -> dict[str, str]:
         for file in folder.rglob("*")
         if file.is_file() and file.name != SUMS
     }
+
+
+def test_no_two_series_share_a_file(store, other, tmp_path):
+    hourly = bars_of((utc("2026-12-01"), 1.0, 2.0))
+    cover = spans(("2026-12-01", "2026-12-02"))
+    names = ["$A/USDT:USDT", "€A/USDT:USDT", "a/USDT:USDT", "A/USDT:USDT", "币/USDT:USDT"]
+    event = events_of((utc("2026-12-01 12:00"), "long", 5.0))
+    with store.write() as writer:
+        for pair in names:
+            writer.insert("binance", pair, "binance", event, cover)
+        for source in ("rec-1h", "rec~1h", "a..b", "REC", "Rec"):
+            writer.insert("binance", PAIR, source, event, cover)
+        for source in ("rec", "REC"):
+            writer.insert("okx", PAIR, source, hourly, cover, period=HOUR)
+        writer.insert("binance", PAIR, "rec", hourly, cover, period=HOUR)
+    done = export(store, tmp_path / "out")
+    files = [one.file.relative_to(tmp_path / "out").as_posix() for one in done]
+    # Also where large and small letters are the same.
+    assert len({name.lower() for name in files}) == len(files) == 13
+    assert "binance/A_USDT_USDT/binance-2026-12.parquet" in files
+    assert "binance/BTC_USDT_USDT/rec-1h-2026-12.parquet" in files
+    assert "binance/BTC_USDT_USDT/rec~1h-2026-12.parquet" in files
+    assert "binance/BTC_USDT_USDT/a..b-2026-12.parquet" in files
+
+
+def test_a_source_with_dots_comes_back(store, other, tmp_path):
+    put(store, events_of((T, "long", 1.0)), spans((T, T + HOUR)), "a..b")
+    export(store, tmp_path / "out")
+    import_all(other, tmp_path / "out")
+    assert stored(other, source="a..b")[0].timestamp.tolist() == [T]
 
 
 # --- damage -------------------------------------------------------------------------------------
@@ -377,7 +407,13 @@ def test_without_the_list_pages_tell_damage(folder, other):
 
 @pytest.mark.parametrize(
     "listing",
-    [b"nonsense", b"0" * 64 + b"  ../secret", b"0" * 64 + b"  /etc/passwd", b"\xff", b"0  x"],
+    [
+        b"nonsense",
+        b"\xff",
+        b"0  x",
+        *(b"0" * 64 + b"  " + name for name in (b"../a", b"a/../../b", b"/etc/passwd", b"a/..")),
+        *(b"0" * 64 + b"  " + name for name in (b"..\\a", b"\\a", b"a\0b", b"a\tb")),
+    ],
 )
 def test_a_list_that_is_none_is_refused(listing):
     def digest(name: str) -> str:
@@ -385,6 +421,18 @@ def test_a_list_that_is_none_is_refused(listing):
 
     with pytest.raises(LiquidationsError, match="not a line of a list of sums"):
         check_sums(listing, digest)
+
+
+def test_an_empty_list_and_files_that_are_not_listed_are_refused(folder, other):
+    before = other.fingerprint()
+    shutil.copy(folder / FILES[0], folder / "more.parquet")
+    with pytest.raises(LiquidationsError, match=rf"more\.parquet does not stand in the {SUMS}"):
+        import_all(other, folder)
+    (folder / "more.parquet").unlink()
+    (folder / SUMS).write_text("")
+    with pytest.raises(LiquidationsError, match=rf"{SUMS}: it lists nothing"):
+        import_all(other, folder)
+    assert other.fingerprint() == before
 
 
 # --- conflicts ----------------------------------------------------------------------------------
@@ -507,3 +555,29 @@ def test_a_csv_needs_its_timerange(home, capsys):
     capsys.readouterr()
     assert run(["import-data", "--source", "tardis", "mine.csv", *span]) == 2
     assert "say themselves what they cover" in capsys.readouterr().err
+
+
+def test_pairs_of_an_import_are_patterns_too(home, capsys):
+    assert run(["export-data", "out"]) == 0
+    for number, (pattern, pairs) in enumerate(
+        {"BTC/.*:USDT": {PAIR}, "btc/usd:.*": {"BTC/USD:BTC"}, PAIR: {PAIR}}.items()
+    ):
+        url = f"sqlite:///user_data/{number}.sqlite"
+        assert run(["import-data", "out", "-p", pattern, "--db-url", url]) == 0
+        with Store(url) as store, store.read() as reader:
+            assert {one.pair for one in reader.series()} == pairs
+    capsys.readouterr()
+    assert run(["import-data", "out", "-p", "DOGE/.*"]) == 2
+    assert "no liquidations of any pair wanted" in capsys.readouterr().err
+    assert run(["import-data", "out", "-p", "BTC/("]) == 2
+    assert "ERROR: Wildcard error" in capsys.readouterr().err
+
+
+def test_what_a_file_does_not_say_is_not_passed_on_as_ones_own(home, capsys):
+    text = f"exchange,pair,timestamp,side,price,amount\nbybit,{PAIR},{T},long,50000,0.5\n"
+    (home / "mine.csv").write_text(text)
+    assert run(["import-data", "mine.csv", "--timerange", "20261130-20261201"]) == 0
+    assert run(["export-data", "out", "--name", "Ada", "--exchange", "bybit"]) == 0
+    (file,) = (home / "out").rglob("*.parquet")
+    (part,) = read(file.read_bytes(), Options())
+    assert part.origins == ("unknown",)

@@ -35,7 +35,7 @@ from liquidations.archives import (
 from liquidations.archives.coinalyze import INTERVALS, JOIN
 from liquidations.archives.coinglass import contract as glass_contract
 from liquidations.archives.okx import BEHIND
-from liquidations.archives.vendors import SETTLED
+from liquidations.archives.vendors import SETTLED, KeyRefused, TooMany
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, SIDES, Events, merge_intervals
 from liquidations.exchanges.frames import Contract
@@ -248,11 +248,12 @@ CASES = {
         asked=page_asked,
         contracts={
             ("okx", "BTC/USDT:USDT"): "BTC-USDT-SWAP",
-            ("okx", "BTC/USDC:USDC"): "BTC-USDC-SWAP",
             ("okx", "BTC/USD:BTC"): "BTC-USD-SWAP",
-            ("okx", "SHIB/USDT:USDT"): "SHIB-USDT-SWAP",
+            ("okx", "SOL/USDT:USDT"): "SOL-USDT-SWAP",
         },
-        absent=(BTC, ("okx", "BTC/USD:USDC"), ("okx", "BTC/USDT"), ("okx", "BTC")),
+        # What follows the rule, but is not listed, is left out too.
+        absent=(BTC, ("okx", "BTC/USDC:USDC"), ("okx", "SHIB/USDT:USDT"), ("okx", "BTC")),
+        catalogue="okx-instruments.json",
         options=Options(contracts=lambda: OKX_CONTRACTS),
     ),
 }
@@ -485,9 +486,15 @@ def test_a_period_is_kept_when_it_was_surely_over(source, made, kept):
 def test_empty_periods_before_a_running_one_are_covered_as_far_as_they_were_over():
     # 03:00 has a row, 04:00 to 09:00 none, 10:00 runs: asked at 10:01, 09:00 has not settled.
     body = coinalyze_answer((T, 5, 6), (T + 7 * HOUR, 1, 1))
-    (part,), _ = answer("coinalyze", body, made=T + 7 * HOUR + MINUTE)
+    wanted = replace(CASES["coinalyze"].wanted, end=T + 8 * HOUR, now=T + 8 * HOUR)
+    (ask,) = service("coinalyze").asks(wanted)
+
+    def answered(made: int) -> list[Part]:
+        return service("coinalyze").answer(body, ask, wanted, Options(made=made))[0]
+
+    (part,) = answered(T + 7 * HOUR + MINUTE)
     assert part.coverage.tolist() == [[T, T + 6 * HOUR]]
-    (part,), _ = answer("coinalyze", body, made=T + 7 * HOUR + SETTLED)
+    (part,) = answered(T + 7 * HOUR + SETTLED)
     assert part.coverage.tolist() == [[T, T + 7 * HOUR]]
     assert part.rows.timestamp.tolist() == [T]
 
@@ -547,6 +554,81 @@ def test_every_period_has_a_name_and_others_are_refused(source):
     assert names == expected[source]
     with pytest.raises(LiquidationsError, match="no periods of 7m; it has 1m"):
         list(service(source).asks(replace(wanted, period=7 * MINUTE)))
+
+
+def test_rows_of_another_time_than_was_asked_for_prove_nothing():
+    """Else all between a stray row and the others would have been observed, and be zero."""
+    own = ((T, 5, 6), (T + 2 * HOUR, 0, 7.5))
+    strays = ((utc("2020-01-01"), 1, 1), (T + 20 * HOUR, 1, 1))
+    made = T + 99 * HOUR
+    (part,), _ = answer("coinalyze", coinalyze_answer(strays[0], *own, strays[1]), made=made)
+    assert part.coverage.tolist() == [[T, T + 3 * HOUR]]
+    assert part.rows.timestamp.tolist() == [T, T + 2 * HOUR]
+    (part,), _ = answer("coinalyze", coinalyze_answer(*strays), made=made)
+    assert part.coverage.tolist() == []
+    assert len(part.rows) == 0
+    (part,), _ = answer("coinglass", coinglass_answer(strays[0], *own, strays[1]), made=made)
+    assert part.coverage.tolist() == [[T, T + HOUR], [T + 2 * HOUR, T + 3 * HOUR]]
+    assert part.rows.timestamp.tolist() == [T, T + 2 * HOUR]
+    # A day is all that OKX has; what is years older is not the beginning of it.
+    body = page(order(OKX_NOW - HOUR), order(OKX_NOW - 20 * HOUR), order(utc("2020-01-01")))
+    (part,), following = answer("okx", body)
+    assert part.coverage.tolist() == [[OKX_NOW - 20 * HOUR, OKX_NOW - BEHIND]]
+    assert len(part.rows) == 2
+    assert following is None
+
+
+@pytest.mark.parametrize("source", ["coinalyze", "coinglass"])
+@pytest.mark.parametrize(
+    ("hours", "count", "refused"), [(4, 10, True), (24, 5, True), (4, 9, False), (1, 40, False)]
+)
+def test_rows_of_a_longer_period_are_not_taken_for_the_one_asked_for(source, hours, count, refused):
+    """4 to the power of 10 is more than a million: that so many hours are so by chance is less."""
+    make = {"coinalyze": coinalyze_answer, "coinglass": coinglass_answer}[source]
+    body = make(*((MIDNIGHT - n * hours * HOUR, 1, 2) for n in range(count)))
+    if refused:
+        with pytest.raises(LiquidationsError, match=r"longer periods than 1h|no periods of 1h"):
+            answer(source, body)
+    else:
+        answer(source, body)
+
+
+def test_open_interest_of_a_longer_period_or_another_time_is_not_taken():
+    module = service("coinalyze")
+    wanted = open_interest("BTC/USDT:USDT", "BTCUSDT_PERP.A")
+    ask, _ = module.asks(wanted)
+
+    def answered(*times: int) -> list:
+        rows = [{"t": time // 1000, "o": 5, "h": 5, "l": 5, "c": 5} for time in times]
+        body = text([{"symbol": "BTCUSDT_PERP.A", "history": rows}])
+        return module.answer(body, ask, wanted, Options(made=T + 99 * HOUR))[0]
+
+    (part,) = answered(T - HOUR, T, T + HOUR, T + 5 * HOUR)
+    assert part.timestamp.tolist() == [T, T + HOUR]
+    with pytest.raises(LiquidationsError, match="longer periods than 1h"):
+        answered(*(MIDNIGHT + n * DAY for n in range(12)))
+
+
+@pytest.mark.parametrize(
+    ("source", "body", "kind"),
+    [
+        ("coinglass", {"code": "401", "msg": "API key missing"}, KeyRefused),
+        ("coinglass", {"code": "30001", "msg": "API key missing."}, KeyRefused),
+        ("coinglass", {"code": "40001", "msg": "Invalid Secret Key"}, KeyRefused),
+        ("coinglass", {"code": 401, "msg": None}, KeyRefused),
+        ("coinglass", {"code": "401", "msg": "Upgrade plan"}, LiquidationsError),
+        ("coinglass", {"code": "400", "msg": "interval"}, LiquidationsError),
+        ("coinglass", {"code": "429", "msg": ""}, TooMany),
+        ("coinglass", {"code": "50001", "msg": "Too Many Requests"}, TooMany),
+        ("okx", {"code": "50011", "msg": "Too Many Requests", "data": []}, TooMany),
+        ("okx", {"code": "51001", "msg": "Instrument ID does not exist", "data": []},
+         LiquidationsError),
+    ],
+)  # fmt: skip
+def test_errors_in_an_answer_are_told_apart(source, body, kind):
+    with pytest.raises(LiquidationsError) as caught:
+        answer(source, text(body))
+    assert type(caught.value) is kind
 
 
 # --- Coinalyze ----------------------------------------------------------------------------------
@@ -634,6 +716,7 @@ def test_recorded_open_interest_is_freqtrades(recorded):
     pd = pytest.importorskip("pandas")
     body = recorded / "data/coinalyze/BTCUSDT_PERP.A-open-interest-history-1hour.json"
     wanted = open_interest("BTC/USDT:USDT", "BTCUSDT_PERP.A")
+    wanted = replace(wanted, start=0, end=utc("2099-01-01"), now=utc("2099-01-01"))
     amount, _ = service("coinalyze").asks(wanted)
     (part,), _ = service("coinalyze").answer(body.read_bytes(), amount, wanted, Options())
     candles = recorded / "data/candles/futures/BTC_USDT_USDT-1h-open_interest.feather"
@@ -844,8 +927,9 @@ def test_other_contracts_of_the_family_fill_pages_too(small_pages):
 
 
 def test_a_contract_of_unknown_size_is_refused():
-    with pytest.raises(LiquidationsError, match="size of a contract"):
+    with pytest.raises(LiquidationsError, match="size of a contract") as caught:
         answer("okx", contracts=dict)
+    assert "--markets" not in str(caught.value)  # which download-data does not have
 
 
 def test_the_collector_fills_in_by_the_same_pages(small_pages):

@@ -270,6 +270,19 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch, block):
         read(*[line(T + n) for n in range(100)])
 
 
+def test_more_rows_than_a_file_of_its_size_has_are_refused(monkeypatch):
+    monkeypatch.setattr(tardis, "_FEW_ROWS", 10)
+    monkeypatch.setattr(tardis, "_BLOCK", 1_000)
+    data = gzip.compress(text_of(*[line(T)] * 5_000))
+    assert 10 < len(data) // 2 < 5_000
+    with pytest.raises(LiquidationsError, match=f"more than {len(data) // 2:,} rows"):
+        tardis.read(data, Options())
+    monkeypatch.setattr(tardis, "MOST_ROWS", 9)
+    with pytest.raises(LiquidationsError, match="more than 9 rows"):
+        read(*[line(T + n, price=float(n + 1)) for n in range(10)])
+    assert len(one(*[line(T + n, price=float(n + 1)) for n in range(9)]).rows) == 9
+
+
 def test_a_line_without_end_is_not_held(monkeypatch):
     monkeypatch.setattr(tardis, "_BLOCK", 2**16)
     for bomb in (b"0" * 2**24, text_of(line(T)) + b"0" * 2**24):

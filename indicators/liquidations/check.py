@@ -41,6 +41,7 @@ from liquidations.plausibility import (
     flow,
     judge_duplicates,
     judge_gaps,
+    judge_one_side,
     judge_other,
     judge_prices,
     judge_repeated_bars,
@@ -244,7 +245,7 @@ def _by_price(one: _Held, price: Price) -> Iterator[Finding]:
         sums = one.sums(around, step)
         time, sides, _ = judge_time(around, flow(*sums), returns, step)
         yield time
-        yield sides
+        yield judge_one_side(*sums, returns) or sides
         middle = (aligned["high"] + aligned["low"] + aligned["close"]) / 3
         traded = (aligned["volume"] * middle).to_numpy()
         yield judge_volume(around, sums[0] + sums[1], traded, own=price.own)

@@ -103,13 +103,15 @@ def run(argv: list[str] | None = None) -> int:
     except (LiquidationsError, FreqtradeException) as error:
         print(f"ERROR: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except PermissionError as error:
-        print(f"ERROR: {error.filename}: {error.strerror}; check who may read it", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         # The reader of a pipe, such as head, has seen enough.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        what = ": ".join(str(one) for one in (error.filename, error.strerror) if one) or str(error)
+        hint = "; check who may read it" if isinstance(error, PermissionError) else ""
+        print(f"ERROR: {what}{hint}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("Interrupted; the store holds only what was finished.", file=sys.stderr)
         return 130

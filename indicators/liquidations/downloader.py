@@ -7,9 +7,10 @@ Floor 3. A download is planned (``planner.py``), then run::
     report = run(plan(store, request, clients), store, clients)
 
 Each source has threads of its own, as many as it allows; they ask and read. One thread, the
-caller's, writes: each answer in one transaction, and those of a source in the order of its
-questions. So whatever ends the program leaves a store of which the beginning is there, and the next
-run goes on with what is missing.
+caller's, writes: each answer, or page of one, in one transaction, and those of a source in the
+order of its questions. So whatever ends the program leaves a store of which the beginning is there,
+and the next run goes on with what is missing. What a job replaces (``Request.erase``) is removed in
+the transaction that stores what comes in its place.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import numpy as np
 from liquidations.archives import LIQUIDATIONS, Ask, Context, Options, Part, Wanted, service
 from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError
-from liquidations.event import Ints, merge_intervals
+from liquidations.event import Ints, common_intervals, merge_intervals
 from liquidations.exchanges.frames import Contract
-from liquidations.http import TRIES_OF_ANSWER, Absent, Client, NoAnswer, SourceEnds, Stopped
-from liquidations.planner import HOUR, NO_TIME, Fault, Job, Lacking, Plan, covered_times, missing
+from liquidations.http import Absent, Client, NoAnswer, Reply, SourceEnds, Stopped
+from liquidations.planner import HOUR, NO_TIME, Fault, Job, Lacking, Plan, covered_times, subtract
 from liquidations.store import Inserted, Store
 
 
@@ -37,6 +38,9 @@ MOST_PAGES = 2_000
 
 #: So many questions in a row without an answer, and a source is out of order.
 BROKEN = 4
+
+#: Open interest is stored after so many answers: each time whole files are written.
+MOST_CONTEXTS = 30
 
 #: Between two looks of the writing thread (s).
 LOOK = 0.2
@@ -57,7 +61,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Outcome:
-    """Say what a job brought: rows, what the source does not have, what failed.
+    """Say what a job brought: rows, what the source does not have, what failed or was not asked.
 
     ``coverage`` is what the source covers now of the job's time.
     """
@@ -66,6 +70,7 @@ class Outcome:
     rows: Inserted = field(default_factory=Inserted)
     absent: list[str] = field(default_factory=list)
     answered: int = 0
+    unasked: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     coverage: Ints = field(default_factory=NO_TIME.copy)
 
@@ -83,13 +88,16 @@ class Report:
 
 @dataclass(slots=True)
 class _Answer:
-    """Hold what came of one question: of several pages, all that came before a fault."""
+    """Hold what came of one question, or of one page of it: only the ``last`` one ends it."""
 
-    parts: list[Part | Context]
+    parts: list[Part | Context] = field(default_factory=list)
     made: int = 0
+    last: bool = True
     absent: bool = False
     fault: str = ""
     broken: bool = False
+    refused: bool = False
+    unasked: bool = False
 
 
 class _Source:
@@ -105,12 +113,16 @@ class _Source:
         self.client, self.questions = client, questions
         self.module = service(client.source)
         self.ended = ""
+        #: Why nothing more is asked that needs a key.
+        self.refused = ""
         self.error: BaseException | None = None
         self.next = 0
         self._contracts, self._wake = contracts, wake
         self._taken = 0
         self._broken = 0
-        self._answers: dict[int, _Answer] = {}
+        #: Refusals of the key so far; None once it was of use, or was found to be of use elsewhere.
+        self._refusals: int | None = 0
+        self._answers: dict[int, list[_Answer]] = {}
         self._lock = threading.Lock()
         width = max(1, min(client.about.parallel, len(questions)))
         # Answers wait for those before them; so many at most.
@@ -128,33 +140,60 @@ class _Source:
         """Return the answers that are next in order, as (job, wanted, ask, answer)."""
         while True:
             with self._lock:
-                answer = self._answers.pop(self.next, None)
-            if answer is None:
+                pages = self._answers.pop(self.next, None)
+            if pages is None:
                 return
             job, ask, wanted = self.questions[self.next]
-            self.next += 1
-            yield job, wanted, ask, answer
-            self._room.release()
+            for page in pages:
+                yield job, wanted, ask, page
+            if pages[-1].last:
+                self.next += 1
+                self._room.release()
 
     def _work(self) -> None:
         try:
             while (number := self._take()) is not None:
                 _, ask, wanted = self.questions[number]
-                answer = self._ask(ask, wanted)
-                with self._lock:
-                    self._answers[number] = answer
-                    self._broken = self._broken + 1 if answer.broken else 0
-                    if self._broken >= BROKEN:
-                        self.ended = f"{answer.fault}; {BROKEN} questions in a row had no answer"
-                self._wake.put(self.client.source)
+                if self.refused and not ask.keyless:
+                    self._hand_on(number, _Answer(unasked=True))
+                    continue
+                for answer in self._ask(ask, wanted):
+                    self._hand_on(number, answer)
+                self._judge(ask, answer)
         except Stopped:
             pass
-        except SourceEnds as error:
-            with self._lock:
-                self.ended = str(error)
         except BaseException as error:  # a mistake of ours: the writing thread raises it
             self.error = error
         self._wake.put(self.client.source)
+
+    def _hand_on(self, number: int, answer: _Answer) -> None:
+        with self._lock:
+            self._answers.setdefault(number, []).append(answer)
+        self._wake.put(self.client.source)
+
+    def _judge(self, ask: Ask, answer: _Answer) -> None:
+        """Decide by the answer to a question whether the source is asked any more."""
+        with self._lock:
+            self._broken = self._broken + 1 if answer.broken else 0
+            if self._broken >= BROKEN:
+                self.ended = f"{answer.fault}; {BROKEN} questions in a row had no answer"
+            if ask.keyless or self._refusals is None:
+                return
+            if not answer.refused:
+                if not (answer.fault or answer.absent or answer.unasked):
+                    self._refusals = None
+                return
+            self._refusals += 1
+            if self._refusals != BROKEN:
+                return
+        # A plan may cover the latest time only; a key that is wrong covers nothing.
+        _, newest, wanted = next(one for one in self.questions[::-1] if not one[1].keyless)
+        *_, found = self._ask(newest, wanted)
+        with self._lock:
+            if found.refused:
+                self.refused = f"{answer.fault}; {BROKEN} questions in a row, and the newest one"
+            else:
+                self._refusals = None
 
     def _take(self) -> int | None:
         while not self._room.acquire(timeout=LOOK):
@@ -170,44 +209,47 @@ class _Source:
     def _over(self) -> bool:
         return bool(self.client.stop.is_set() or self.ended or self.error)
 
-    def _ask(self, ask: Ask, wanted: Wanted) -> _Answer:
-        answer = _Answer([])
-        page = ask
-        for _ in range(MOST_PAGES):
+    def _ask(self, ask: Ask, wanted: Wanted) -> Iterator[_Answer]:
+        """Ask one question, page by page; the last answer tells how it ended."""
+        page: Ask | None = ask
+        for number in range(MOST_PAGES):
+            assert page is not None
             try:
-                parts, following = self._page(page, wanted, answer)
+                answer, page = self._page(page, wanted)
             except Absent:
-                answer.absent = not answer.parts
-                return answer
+                if self.module.CATALOGUE is None:
+                    yield _Answer(absent=not number)
+                else:  # what has a list of contracts is no folder of files
+                    said = "it answers with status 404; see that its URL is right"
+                    yield _Answer(fault=said, broken=True)
+                return
             except NoAnswer as error:
-                answer.fault, answer.broken = str(error), error.broken
-                return answer
-            answer.parts += parts
-            if following is None:
-                return answer
-            page = following
-        answer.fault = f"it has more than {MOST_PAGES} pages of this"
-        return answer
+                yield _Answer(fault=str(error), broken=error.broken, refused=error.refused)
+                return
+            except SourceEnds as error:
+                with self._lock:
+                    self.ended = str(error)
+                yield _Answer(unasked=True)
+                return
+            yield answer
+            if answer.last:
+                return
+        yield _Answer(fault=f"it has more than {MOST_PAGES} pages of this")
 
-    def _page(
-        self, ask: Ask, wanted: Wanted, answer: _Answer
-    ) -> tuple[list[Part | Context], Ask | None]:
-        tries = 1
-        while True:
-            reply = self.client.get(ask)
-            answer.made = reply.made
-            options = Options(
-                "usd", wanted.period, self._contracts, made=reply.made, name=ask.path.split("/")[-1]
-            )
+    def _page(self, ask: Ask, wanted: Wanted) -> tuple[_Answer, Ask | None]:
+        def sizes() -> Mapping[str, Contract]:
             try:
-                return self.module.answer(reply.data, ask, wanted, options)
+                return self._contracts()
             except LiquidationsError as error:
-                # A file with the right checksum is what the source has.
-                if ask.checksum or tries >= TRIES_OF_ANSWER:
-                    said = self.client.masked(str(error))
-                    raise NoAnswer(said, broken=not ask.checksum) from error
-            self.client.again(tries)
-            tries += 1
+                raise NoAnswer(str(error)) from error  # asking again does not help
+
+        def read(reply: Reply) -> tuple[_Answer, Ask | None]:
+            name = ask.path.split("/")[-1]
+            options = Options("usd", wanted.period, sizes, made=reply.made, name=name)
+            parts, following = self.module.answer(reply.data, ask, wanted, options)
+            return _Answer(parts, reply.made, last=following is None), following
+
+        return self.client.read(ask, read)
 
 
 def run(
@@ -247,19 +289,20 @@ def run(
             for name, source in list(running.items()):
                 over = not source.alive()  # asked first: what it brought is there then
                 for number, wanted, ask, answer in source.ready():
-                    found = _store(store, outcomes[number], wanted, ask, answer)
-                    contexts.setdefault(number, []).extend(found)
-                    open_questions[number] -= 1
-                    if not open_questions[number]:
+                    found = _store(store, outcomes[number], wanted, ask, answer, planned.erase)
+                    several = contexts.setdefault(number, [])
+                    several += found
+                    open_questions[number] -= answer.last
+                    if len(several) >= MOST_CONTEXTS or not open_questions[number]:
                         _keep(keep, contexts.pop(number), outcomes[number])
-                    told[name].done += 1
+                    told[name].done += answer.last and not answer.unasked
                     told[name].rows += sum(map(_rows_of, answer.parts))
                 if source.error is not None:
                     raise source.error
                 progress, client = told[name], clients[name]
                 progress.calls, progress.bytes = client.calls, client.bytes
                 if over:
-                    progress.ended = source.ended
+                    progress.ended = source.ended or source.refused
                     del running[name]
             on_progress(told)
     except BaseException:
@@ -271,8 +314,9 @@ def run(
             _keep(keep, several, outcomes[number])
     faults = [*planned.faults]
     covered = covered_times(store)
-    for outcome in outcomes:
+    for outcome, left in zip(outcomes, open_questions, strict=True):
         job = outcome.job
+        outcome.unasked += left
         spans = covered.get((job.exchange, job.pair, job.source, job.period), NO_TIME)
         outcome.coverage = merge_intervals(np.clip(spans, job.start, job.end))
         faults += [Fault(job.source, job.pair, *one) for one in outcome.faults.items()]
@@ -281,7 +325,8 @@ def run(
             left = progress.total - progress.done
             unasked = f"; {left} of {progress.total} questions were not asked" if left else ""
             faults.append(Fault(name, "", progress.ended + unasked))
-    return Report(outcomes, faults + _not_listed(planned.lacking, outcomes))
+    faults += _all_absent(outcomes) + _not_listed(planned.lacking, outcomes)
+    return Report(outcomes, faults)
 
 
 class _Once:
@@ -309,15 +354,20 @@ def _rows_of(part: Part | Context) -> int:
 
 
 def _store(
-    store: Store, outcome: Outcome, wanted: Wanted, ask: Ask, answer: _Answer
+    store: Store, outcome: Outcome, wanted: Wanted, ask: Ask, answer: _Answer, erase: bool
 ) -> list[Context]:
-    """Store one answer in one transaction; return what is not ours to store."""
-    if answer.fault:
+    """Store one answer in one transaction; return what is not ours to store.
+
+    :param erase: what is stored of its time makes room for it, so far as that was asked for
+    """
+    if answer.unasked:
+        outcome.unasked += 1
+    elif answer.fault:
         what = f"{ask.label}: {answer.fault}" if ask.checksum else answer.fault
         outcome.faults[what] = outcome.faults.get(what, 0) + 1
     elif answer.absent:
         outcome.absent.append(ask.label or format_time(wanted.start))
-    else:
+    elif answer.last:
         outcome.answered += 1
     mine = (wanted.exchange, wanted.pair)
     parts = [
@@ -328,10 +378,13 @@ def _store(
     if parts:
         with store.write() as writer:
             for part in parts:
+                names = part.exchange, part.pair, part.source
+                if erase:
+                    asked = np.array([[wanted.start, wanted.end]])
+                    spans = common_intervals(merge_intervals(part.coverage), asked)
+                    writer.remove(*names, period=part.period, spans=spans)
                 outcome.rows += writer.insert(
-                    part.exchange,
-                    part.pair,
-                    part.source,
+                    *names,
                     part.rows,
                     part.coverage,
                     period=part.period,
@@ -344,13 +397,29 @@ def _store(
 def _keep(
     keep: Callable[[Sequence[Context]], object] | None, found: Sequence[Context], outcome: Outcome
 ) -> None:
-    """Store open interest and funding, all of a contract at once: whole files are written."""
+    """Store open interest and funding, many at once: whole files are written."""
     if keep is None or not found:
         return
     try:
         keep(found)
     except LiquidationsError as error:
-        outcome.faults[str(error)] = 1
+        outcome.faults[str(error)] = outcome.faults.get(str(error), 0) + 1
+
+
+def _all_absent(outcomes: Sequence[Outcome]) -> list[Fault]:
+    """Say which sources had nothing at all: a wrong pair can't be told from a wrong URL then."""
+    faults = []
+    for source in dict.fromkeys(one.job.source for one in outcomes):
+        own = [one for one in outcomes if one.job.source == source]
+        count = sum(len(one.absent) for one in own)
+        if count and not any(one.answered or one.faults or one.job.known for one in own):
+            pairs = ", ".join(dict.fromkeys(one.job.pair for one in own if one.absent))
+            what = (
+                f"it has none of the {count:,} files that were asked for (status 404); see that "
+                "the pair and the source's URL are right, and that it goes so far back"
+            )
+            faults.append(Fault(source, pairs, what))
+    return faults
 
 
 def _not_listed(lacking: Iterable[Lacking], outcomes: Sequence[Outcome]) -> list[Fault]:
@@ -371,23 +440,32 @@ def _not_listed(lacking: Iterable[Lacking], outcomes: Sequence[Outcome]) -> list
 # --- what is there now --------------------------------------------------------------------------
 
 
-def uncovered(store: Store, jobs: Sequence[Job]) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """List what of the asked time no source and no feed covers, by exchange and pair.
+def uncovered(
+    store: Store, outcomes: Sequence[Outcome]
+) -> dict[tuple[str, str], list[tuple[int, int, bool]]]:
+    """List what was asked for and no source and no feed covers, by exchange and pair.
 
-    Time that is not over, which is less than the longest period or an hour at the end, is left out.
+    Time of which nobody was asked is left out; so is time that is not over, which is less than the
+    longest period or an hour at the end.
+
+    :return: (start, end, whether all who may have it have answered)
     """
     stored = covered_times(store)
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for exchange, pair in dict.fromkeys(
-        (job.exchange, job.pair) for job in jobs if job.kind == LIQUIDATIONS
-    ):
-        own = [job for job in jobs if (job.exchange, job.pair) == (exchange, pair)]
-        start, end = min(job.start for job in own), max(job.end for job in own)
+    found: dict[tuple[str, str], list[tuple[int, int, bool]]] = {}
+    ours = [one for one in outcomes if one.job.kind == LIQUIDATIONS]
+    for exchange, pair in dict.fromkeys((one.job.exchange, one.job.pair) for one in ours):
+        own = [one for one in ours if (one.job.exchange, one.job.pair) == (exchange, pair)]
+        answered = not any(one.faults or one.unasked or one.job.locked for one in own)
+        asked = merge_intervals(
+            np.array([(w.start, w.end) for one in own for _, w in one.job.questions])
+        )
         spans = [NO_TIME, *(c for names, c in stored.items() if names[:2] == (exchange, pair))]
-        holes = missing(start, end, merge_intervals(np.concatenate(spans)), prepend=True)
-        slack = max(HOUR, *(job.period for job in own))
+        covered = merge_intervals(np.concatenate(spans))
+        holes = subtract([(start, end) for start, end in asked.tolist()], covered)
+        end = max(one.job.end for one in own)
+        slack = max(HOUR, *(one.job.period for one in own))
         if holes and holes[-1][1] == end and holes[-1][1] - holes[-1][0] < slack:
             holes.pop()
         if holes:
-            found[exchange, pair] = holes
+            found[exchange, pair] = [(*hole, answered) for hole in holes]
     return found

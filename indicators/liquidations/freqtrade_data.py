@@ -29,6 +29,7 @@ import pandas as pd
 import pyarrow as pa
 from freqtrade.candle_columns import get_candle_columns
 from freqtrade.data.history import get_datahandler
+from freqtrade.data.history.datahandlers.idatahandler import IDataHandler
 from freqtrade.enums import CandleType
 from freqtrade.exchange.common import MAP_EXCHANGE_CHILDCLASS
 from pyarrow import dataset
@@ -36,7 +37,8 @@ from pyarrow import dataset
 from liquidations.archives import FUNDING_RATE, OPEN_INTEREST, Context
 from liquidations.candles import format_period, longest_ms
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, MINUTE, Ints
+from liquidations.event import DAY, MINUTE, Ints, merge_intervals
+from liquidations.pairs import is_inverse
 
 
 _HOUR = 60 * MINUTE
@@ -111,7 +113,7 @@ def store_context(config: Mapping[str, Any], contexts: Iterable[Context]) -> lis
     :param config: Freqtrade's configuration: the exchange, ``datadir`` and the data format
     :param contexts: in any order; those of another exchange than the config's are passed over
     :return: an entry for each file, and for each context of another exchange
-    :raises LiquidationsError: if the configuration names no exchange.
+    :raises LiquidationsError: if the configuration names no exchange, or a file can't be written.
     """
     own = _exchange(config)
     settled = str(_options(config)["funding_fee_timeframe"])
@@ -132,6 +134,30 @@ def store_context(config: Mapping[str, Any], contexts: Iterable[Context]) -> lis
             hourly = rows[_ms(rows) % _HOUR == 0]
             files.setdefault((one.kind, one.pair, "1h"), []).append(hourly)
     return done + [_merge(config, *name, pd.concat(rows)) for name, rows in files.items()]
+
+
+def known_times(
+    config: Mapping[str, Any], kind: str, exchange: str, pair: str, period: int
+) -> Ints:
+    """Tell what Freqtrade's file has of open interest, as intervals: each row is ``period`` long.
+
+    A row counts if it has all that there is to know: the value, and of linear contracts the amount.
+
+    :param period: of the rows (ms)
+    :return: sorted disjoint intervals (ms UTC); none of another exchange than the config's
+    :raises LiquidationsError: if the file can't be read, or the configuration names no exchange.
+    """
+    nothing = np.empty((0, 2), np.int64)
+    path = _file(config, pair, format_period(period), kind)
+    if exchange != _exchange(config) or not len(_dates(path)):
+        return nothing
+    handler = get_datahandler(Path(config["datadir"]), config.get("dataformat_ohlcv"))
+    rows = _load(handler, pair, format_period(period), kind)
+    columns = get_candle_columns(kind)[1:]
+    if kind == OPEN_INTEREST and is_inverse(pair):
+        columns = ["open_interest_value"]
+    times = _ms(rows[rows[columns].notna().all(axis=1)])
+    return merge_intervals(np.column_stack((times, times + period)))
 
 
 def missing(
@@ -297,6 +323,17 @@ def _rows(context: Context) -> pd.DataFrame:
     return pd.DataFrame({"date": dates, **values}).dropna(how="all", subset=columns)
 
 
+def _load(handler: IDataHandler, pair: str, timeframe: str, kind: str) -> pd.DataFrame:
+    return handler.ohlcv_load(
+        pair,
+        timeframe,
+        CandleType(kind),
+        fill_missing=False,
+        drop_incomplete=False,
+        warn_no_data=False,
+    )
+
+
 def _merge(
     config: Mapping[str, Any], kind: str, pair: str, timeframe: str, rows: pd.DataFrame
 ) -> Stored:
@@ -306,14 +343,7 @@ def _merge(
         known = _dates(path)
     except LiquidationsError as error:
         return Stored(kind, name, pair, timeframe, passed=len(rows), reason=str(error))
-    own = handler.ohlcv_load(
-        pair,
-        timeframe,
-        CandleType(kind),
-        fill_missing=False,
-        drop_incomplete=False,
-        warn_no_data=False,
-    )
+    own = _load(handler, pair, timeframe, kind)
     if own.empty and len(known):
         reason = f"Freqtrade can't read {path}; move it away"
         return Stored(kind, name, pair, timeframe, passed=len(rows), reason=reason)
@@ -341,12 +371,19 @@ def _write(
 ) -> None:
     """Let Freqtrade write a file beside its data, and put it in place at once."""
     path = _file(config, pair, timeframe, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".liquidations-", dir=config["datadir"]) as folder:
-        beside = {**config, "datadir": folder}
-        handler = get_datahandler(Path(folder), config.get("dataformat_ohlcv"))
-        handler.ohlcv_store(pair, timeframe, rows, CandleType(kind))
-        _file(beside, pair, timeframe, kind).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".liquidations-", dir=config["datadir"]) as folder:
+            beside = {**config, "datadir": folder}
+            handler = get_datahandler(Path(folder), config.get("dataformat_ohlcv"))
+            handler.ohlcv_store(pair, timeframe, rows, CandleType(kind))
+            _file(beside, pair, timeframe, kind).replace(path)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise LiquidationsError(
+            f"{path} can't be written ({why}); what was in it is there still. See whether the disk "
+            "is full, and who may write there"
+        ) from error
 
 
 def _settlements(times: Ints, own: Ints, rhythm: int | None) -> np.ndarray:

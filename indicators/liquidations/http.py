@@ -8,22 +8,26 @@ here now). The user's key goes into one header of requests to the source's own h
 from __future__ import annotations
 
 import hashlib
+import html
 import math
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from json import JSONDecodeError, loads
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
 
 from liquidations.archives import About, Ask
+from liquidations.archives.vendors import KeyRefused, TooMany
 from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError
 
@@ -54,6 +58,8 @@ _TOO_MANY = (418, 429)
 _AGAIN = (408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 _PACKED = (".gz", ".zip")
 
+_T = TypeVar("_T")
+
 
 class Absent(Exception):
     """Say that the source has none of this."""
@@ -66,12 +72,13 @@ class Stopped(Exception):
 class NoAnswer(LiquidationsError):
     """Say why a question has no answer.
 
-    ``broken`` tells that the source itself may be out of order, so that others will fail too.
+    ``broken`` tells that the source itself may be out of order, so that others will fail too;
+    ``refused`` that it does not give this to the user's key.
     """
 
-    def __init__(self, message: str, *, broken: bool = False) -> None:
+    def __init__(self, message: str, *, broken: bool = False, refused: bool = False) -> None:
         super().__init__(message)
-        self.broken = broken
+        self.broken, self.refused = broken, refused
 
 
 class SourceEnds(LiquidationsError):
@@ -100,7 +107,9 @@ def pause(tries: int, share: float) -> float:
 def retry_after(text: str | None, now: float) -> float | None:
     """Read the header ``Retry-After``, seconds or a date, as seconds from ``now`` (s UTC).
 
-    >>> retry_after("90", 0.0), retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 20.0)
+    A date that names no zone is in UTC, as HTTP has it.
+
+    >>> retry_after("90", 0.0), retry_after("Thu, 01 Jan 1970 00:01:00", 20.0)
     (90.0, 40.0)
     >>> retry_after(None, 0.0), retry_after("soon", 0.0)
     (None, None)
@@ -111,10 +120,16 @@ def retry_after(text: str | None, now: float) -> float | None:
         wait = float(text)
     except ValueError:
         try:
-            wait = parsedate_to_datetime(text).timestamp() - now
+            wait = _seconds(text) - now
         except (OverflowError, TypeError, ValueError):
             return None
     return max(wait, 0.0) if math.isfinite(wait) else None
+
+
+def _seconds(date: str) -> float:
+    """Read a date of HTTP as seconds UTC."""
+    found = parsedate_to_datetime(date)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 class Throttle:
@@ -181,6 +196,9 @@ class Client:
                 f"the key of the source {source} holds a blank or a sign that no key has; copy it "
                 "again from the vendor's page"
             )
+        written = {self._key, self._key.replace("/", "\\/"), html.escape(self._key)}
+        written |= {quote(self._key), quote(self._key, safe="")}
+        self._mask = re.compile("|".join(map(re.escape, written)), re.IGNORECASE)
         gap = 60.0 / about.per_minute if about.per_minute else 0.0
         self._throttle = Throttle(gap)
         self._count = threading.Lock()
@@ -204,9 +222,12 @@ class Client:
         return bool(self._key)
 
     def masked(self, text: str) -> str:
-        """Write a vendor's text in at most 200 printable characters, without the key."""
+        """Write a vendor's text in at most 200 printable characters, without the key.
+
+        The key is hidden in capitals and small letters, and escaped as in URLs, JSON and HTML, too.
+        """
         if self._key:
-            text = text.replace(self._key, "***")
+            text = self._mask.sub("***", text)
         text = " ".join("".join(s if s.isprintable() else " " for s in text).split())
         return text if len(text) <= 200 else f"{text[:199]}…"
 
@@ -236,9 +257,34 @@ class Client:
             "published, so it was refused"
         )
 
-    def again(self, tries: int) -> None:
-        """Wait before a question is asked again."""
-        self._wait(pause(tries, random.random()))
+    def read(self, ask: Ask, reader: Callable[[Reply], _T]) -> _T:
+        """Ask one question until its answer can be read.
+
+        :param reader: reads it; what it raises beyond these says that it is no answer to that
+        :raises Absent, NoAnswer, SourceEnds, Stopped: as :meth:`get`
+        """
+        tries = 0
+        while True:
+            reply = self.get(ask)
+            tries += 1
+            try:
+                return reader(reply)
+            except (NoAnswer, SourceEnds):
+                raise
+            except KeyRefused as error:
+                said = self.masked(str(error))
+                raise SourceEnds(f"the key is refused ({said}); check it") from error
+            except TooMany as error:
+                if tries >= TRIES:
+                    said = f"{self.masked(str(error))}, {TRIES} times; try again later"
+                    raise NoAnswer(said, broken=True) from error
+                self._back_off(tries, 0.0)
+            except LiquidationsError as error:
+                # A file with the right checksum is what the source has.
+                if ask.checksum or tries >= TRIES_OF_ANSWER:
+                    page = not ask.checksum and reply.data[:64].lstrip()[:1] == b"<"
+                    raise NoAnswer(self.masked(str(error)), broken=page) from error
+                self._back_off(tries, None)
 
     def _wait(self, seconds: float) -> None:
         if self.stop.wait(seconds):
@@ -261,18 +307,21 @@ class Client:
                 if status == 200:
                     return Reply(body, made)
                 problem = f"it answers with status {status}"
-                self._judge(status, body, wait)
+                self._judge(status, body, wait, keyed and self.has_key)
             if tries < TRIES:
                 self._back_off(tries, wait)
         raise NoAnswer(f"{problem}, {TRIES} times; try again later", broken=True)
 
-    def _judge(self, status: int, body: bytes, wait: float | None) -> None:
+    def _judge(self, status: int, body: bytes, wait: float | None, keyed: bool) -> None:
         """Raise what a status other than 200 means, if asking again does not help."""
         if status == 404:
             raise Absent
         said = self._said(body)
         if status in (401, 403):
-            if self._key:
+            if keyed and self.about.key_optional:  # what it covers is the plan's
+                why = "check the key, and what its plan covers"
+                raise NoAnswer(f"it is refused (status {status}{said}); {why}", refused=True)
+            if keyed:
                 raise SourceEnds(f"the key is refused (status {status}{said}); check it")
             need = f"; it may need a key: {how_to_key(self.source, self.about)}"
             raise SourceEnds(
@@ -286,11 +335,12 @@ class Client:
         raise NoAnswer(f"it answers with status {status}{said}")
 
     def _back_off(self, tries: int, wait: float | None) -> None:
+        """Wait before a question is asked again: as long as was said, and never too short."""
+        own = pause(tries, random.random())
         if wait is not None:
-            self._throttle.hold(wait)  # it means all of us
-            self._wait(wait)
-        else:
-            self.again(tries)
+            own = max(own, wait)
+            self._throttle.hold(own)  # it means all of us
+        self._wait(own)
 
     def _send(
         self, url: str, query: Mapping[str, str], keyed: bool
@@ -374,7 +424,7 @@ def _made(asked: int, response: requests.Response) -> int:
     A clock of ours that is ahead would let a period pass for over that is not.
     """
     try:
-        theirs = parsedate_to_datetime(response.headers["Date"]).timestamp()
+        theirs = _seconds(response.headers["Date"])
     except (KeyError, OverflowError, TypeError, ValueError):
         return asked
     return min(asked, int(theirs * 1000))

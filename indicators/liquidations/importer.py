@@ -1,9 +1,11 @@
-"""Bring files of the archives into the store: all of them, or none. Floor 3.
+"""Bring files of the archives into the store. Floor 3.
 
 Everything is read before anything is written, so that a bad file among good ones changes nothing.
 What was read is kept until it is written, as long as it is small; of more only what follows from it
-is kept, and those files are read a second time. Each file is written in one transaction of its own:
-a live collector that writes to the same store need not wait for more than that.
+is kept, and those files are read a second time. Files are written one after another, each as a
+whole: a live collector that writes to the same store need not wait for more than that, and an
+import that was killed is completed by running it again. What files only cover, and what several
+files cover together, is written after all of them.
 
 Files lie on disk, or wherever fsspec (the extra ``remote``) gets them: S3, HTTP and so on.
 """
@@ -18,6 +20,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,11 +28,23 @@ import numpy as np
 from liquidations.archives import Context, Options, Part, archive
 from liquidations.candles import format_period, format_time
 from liquidations.errors import LiquidationsError, OtherAnswer, mask
-from liquidations.event import DAY, SIMULATED, Bars, Events, Floats, Ints, common_intervals
+from liquidations.event import (
+    DAY,
+    SIMULATED,
+    Bars,
+    Events,
+    Floats,
+    Ints,
+    common_intervals,
+    is_within,
+    merge_intervals,
+    order_of,
+    repeats,
+)
 from liquidations.exchanges import EXCHANGES
 from liquidations.pairs import base_of
 from liquidations.recording import SUMS, check_sums
-from liquidations.store import Inserted, Store, Writer
+from liquidations.store import Inserted, Reader, Store, Writer
 
 
 #: Asks for the candles of (pair, timeframe): their opens in ms, and their typical prices.
@@ -43,6 +58,9 @@ Read: TypeAlias = tuple[Place, list[Part]]
 
 #: Bytes of rows that are kept between reading and writing.
 KEEP = 100_000_000
+
+#: Bytes that a part takes besides its rows.
+PART = 2_000
 
 #: Events that are inserted at once.
 STEP = 500_000
@@ -112,7 +130,8 @@ class Parts:
         """Let go of the rows of the last file, if they are too many to be kept beside others."""
         for file in self.files[self._weighed :]:
             parts = file.parts or ()
-            size = sum(array.nbytes for part in parts for array in part.rows.arrays().values())
+            size = len(parts) * PART
+            size += sum(array.nbytes for part in parts for array in part.rows.arrays().values())
             if size > self.keep:
                 file.parts = None
             else:
@@ -150,13 +169,13 @@ def find_files(
 ) -> list[tuple[Place, bool]]:
     """List the files meant by paths, and whether each was named itself.
 
-    A folder means the files in it, and in folders in it, whose names fit a pattern; what its
-    ``SHA256SUMS`` list is compared with them. So does a URL, and one with an asterisk means all
-    that fit it.
+    A folder means the files in it, and in folders in it, whose names fit a pattern, in large or
+    small letters. What its ``SHA256SUMS`` list is compared with them, and must be all of them. So
+    does a URL, and one with an asterisk means all that fit it.
 
     :param patterns: see ``About.files``
     :raises LiquidationsError: if a path does not exist, a folder has no such file, or one has
-        another sum.
+        another sum or none.
     """
     files: list[tuple[Place, bool]] = []
     for path in paths:
@@ -165,10 +184,9 @@ def find_files(
         if inside is None:
             files.append((path, True))
             continue
-        for listing in (one for one in inside if _name(one) == SUMS):
-            with _explained(listing):
-                _compare(listing)
-        fitting = [one for one in inside if any(fnmatchcase(_name(one), p) for p in patterns)]
+        names = {one: _name(one).lower() for one in inside}
+        fitting = [one for one in inside if any(fnmatchcase(names[one], p) for p in patterns)]
+        _compare_all([one for one in inside if _name(one) == SUMS], fitting)
         if not fitting:
             kinds = " or ".join(dict.fromkeys(pattern.split("*")[-1] for pattern in patterns))
             raise LiquidationsError(f"the folder {shown(path)} has no {kinds} file")
@@ -221,8 +239,26 @@ def _load(place: Place) -> bytes:
     return bytes(system.cat_file(path))
 
 
-def _compare(listing: Place) -> None:
-    """Compare the sums of a folder with its files."""
+def _compare_all(listings: Iterable[Place], files: Iterable[Place]) -> None:
+    """Compare folders with their lists of sums; a file below one must stand in some list."""
+    folders: list[str] = []
+    listed: set[str] = set()
+    for listing in listings:
+        with _explained(listing):
+            text = listing.as_posix() if isinstance(listing, Path) else listing
+            folders.append(text.removesuffix(SUMS))
+            listed |= {folders[-1] + normpath(name) for name in _compare(listing)}
+    for file in files:
+        place = file.as_posix() if isinstance(file, Path) else file
+        if place not in listed and any(place.startswith(folder) for folder in folders):
+            raise LiquidationsError(
+                f"{shown(file)} does not stand in the {SUMS} of its folder: it was added since; "
+                "move it elsewhere, and import it by itself if it is yours"
+            )
+
+
+def _compare(listing: Place) -> list[str]:
+    """Compare the sums of a folder with its files, and return which it lists."""
 
     def digest(name: str) -> str:
         folder = str(listing).removesuffix(SUMS)
@@ -231,7 +267,7 @@ def _compare(listing: Place) -> None:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.sha256(_load(folder + name)).hexdigest()
 
-    check_sums(_load(listing), digest)
+    return check_sums(_load(listing), digest)
 
 
 @contextmanager
@@ -266,14 +302,14 @@ def read_files(
     source: str,
     options: Options,
     prices: Prices,
-    pairs: Collection[str] = (),
+    chosen: Callable[[str], bool] = lambda _: True,
     exchanges: Collection[str] = EXCHANGES,
     *,
     keep: int = KEEP,
 ) -> tuple[Parts, list[Place]]:
     """Read files of one source, with all volumes in USD.
 
-    :param pairs: read only these; none means all
+    :param chosen: tells which pairs to read
     :param exchanges: read only these
     :param keep: bytes of rows to keep until they are written; what is more is read again then
     :return: the parts in the order of the files, and the files of a folder that were passed over
@@ -288,12 +324,12 @@ def read_files(
             return module.read(_load(place), replace(options, name=_name(place)))
 
     def wanted(one: Part | Context) -> bool:
-        return one.exchange in exchanges and (not pairs or one.pair in pairs)
+        return one.exchange in exchanges and chosen(one.pair)
 
     def parts_of(place: Place, found: Collection[Part | Context]) -> list[Part]:
         with _explained(place):
-            chosen = (one for one in found if isinstance(one, Part) and wanted(one))
-            return [_in_usd(part, prices) for part in chosen]
+            own = (one for one in found if isinstance(one, Part) and wanted(one))
+            return [_in_usd(part, prices) for part in own]
 
     parts = Parts(lambda place: parts_of(place, read(place)), keep, options.span)
     passed: list[Place] = []
@@ -313,8 +349,8 @@ def read_files(
         parts.contexts += [one for one in found if isinstance(one, Context) and wanted(one)]
     if not parts and not parts.contexts:
         raise LiquidationsError(
-            f"no liquidations of {', '.join(pairs) or 'any pair'} on {', '.join(exchanges)} from "
-            f"the source {source} in these files"
+            f"no liquidations of any pair wanted on {', '.join(exchanges)} from the source "
+            f"{source} in these files"
         )
     return parts, passed
 
@@ -324,10 +360,10 @@ def write_parts(
     parts: Parts | Iterable[tuple[Place, Part]],
     track: Callable[[Iterator[Read], int], Iterable[Read]] = lambda files, _: files,
 ) -> list[Imported]:
-    """Write parts, those of each file in one transaction, and count what was new.
+    """Write parts, the rows of each file in one transaction, and count what was new.
 
     :param track: is given the files to go through and their number, and returns them one by one
-    :raises LiquidationsError: if the store refuses one; then nothing was written.
+    :raises LiquidationsError: if the store refuses one; of that file nothing was written then.
     """
     if not isinstance(parts, Parts):
         given: dict[Place, list[Part]] = {}
@@ -337,21 +373,100 @@ def write_parts(
         for place, own in given.items():
             parts.add(place, own)
     done = []
-    # What files cover together is written after all of them: else each would contradict the others.
-    together: dict[tuple[str, str, str], Part] = {}
+    after: dict[tuple[str, str, str], _After] = {}
+    several = len(parts.files) > 1
+    # Such files have a few rows of each of hundreds of contracts.
+    whole = any(file.like is not None for file in parts.files)
+
+    def finish() -> None:
+        if after:
+            with store.write() as writer:
+                for one in after.values():
+                    one.finish(writer)
+            after.clear()
+
     for place, own in track(parts.by_file(), len(parts.files)):
         with store.write() as writer:
             for part in own:
-                now = part
-                if len(parts.files) > 1 and part.coverage.tolist() == [list(parts.span or ())]:
-                    together[part.exchange, part.pair, part.source] = _without_rows(part)
-                    now = replace(part, coverage=part.coverage[:0])
-                done.append(Imported(place, _without_rows(part), _insert(writer, now)))
-    if together:
-        with store.write() as writer:
-            for part in together.values():
-                _insert(writer, part)
+                name = part.exchange, part.pair, part.source
+                together = part.coverage.tolist() == [list(parts.span or ())]
+                silent = isinstance(part.rows, Events) and not len(part.rows)
+                if several and together and name not in after:
+                    after[name] = _After(*_observed(writer, part))
+                elif several and (silent or whole) and name not in after:
+                    after[name] = _After()
+                if several and (together or silent or whole):
+                    rows = after[name].add(None if whole else writer, part)
+                else:
+                    rows = _insert(writer, part)
+                done.append(Imported(place, _without_rows(part), rows))
+        if whole and sum(len(rows) for one in after.values() for rows in one.rows) > STEP:
+            finish()
+    finish()
     return done
+
+
+@dataclass(slots=True)
+class _After:
+    """Hold what is written of a series after all files: when they observed it, and small rows.
+
+    Files that cover the same time together would contradict each other else; and of many files that
+    say that little or nothing happened, one insert does it all.
+
+    :param both: what is covered together, of which the store had observed this before; if nothing
+        is covered together, None
+    :param held: events that were stored of that time before
+    """
+
+    both: Ints | None = None
+    held: int = 0
+    silent: list[Part] = field(default_factory=list)
+    told: list[Events] = field(default_factory=list)
+    rows: list[Events] = field(default_factory=list)
+    last: Inserted = field(default_factory=Inserted)
+
+    def add(self, writer: Writer | None, part: Part) -> Inserted:
+        """Write the rows of a part, and keep its coverage for later; without a writer its rows too.
+
+        :return: what was done; it is completed later
+        """
+        self.silent.append(_without_rows(part))
+        self.last = Inserted()
+        if writer is None and isinstance(part.rows, Events):
+            self.rows.append(part.rows)
+        elif writer is not None and len(part.rows):
+            self.last = _insert(writer, replace(part, coverage=part.coverage[:0]))
+        if self.both is not None and len(self.both) and isinstance(part.rows, Events):
+            self.told.append(part.rows.take(is_within(self.both, part.rows.timestamp)))
+        return self.last
+
+    def finish(self, writer: Writer) -> None:
+        """Write the rest, and count what either side lacks of the time that both observed."""
+        spans = merge_intervals(np.concatenate([part.coverage for part in self.silent]))
+        rows = Events.concat(self.rows)
+        done = _insert(writer, replace(self.silent[0], rows=rows, coverage=spans))
+        conflicts = done.conflicts
+        if self.both is not None:
+            # All that is stored of that time was counted, so it is of the one, the other or both.
+            told = Events.concat(self.told)
+            order = order_of(told.timestamp, told.key)
+            twice = int(repeats(told.timestamp[order], told.key[order]).sum())
+            conflicts = 2 * conflicts - self.held - (len(told) - twice)
+        self.last.conflicts += conflicts
+        self.last.new += done.new
+        self.last.known += done.known
+
+
+def _observed(reader: Reader, part: Part) -> tuple[Ints, int]:
+    """Return which of a part's time the store observed, and how many events it has of that."""
+    name = part.exchange, part.pair, part.source, part.period
+    for one in reader.series(base=base_of(part.pair)):
+        if (one.exchange, one.pair, one.source, one.period) == name:
+            both = common_intervals(reader.coverage(one), part.coverage)
+            if len(both):
+                time = reader.events(one, both[0, 0], both[-1, 1]).timestamp
+                return both, int(is_within(both, time).sum())
+    return part.coverage[:0], 0
 
 
 def _insert(writer: Writer, part: Part) -> Inserted:

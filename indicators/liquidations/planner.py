@@ -21,14 +21,14 @@ from liquidations.candles import format_period
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Ints
 from liquidations.exchanges.frames import perpetuals
-from liquidations.http import TRIES_OF_ANSWER, Absent, Client, NoAnswer, SourceEnds, how_to_key
+from liquidations.http import Absent, Client, NoAnswer, how_to_key
 from liquidations.pairs import QUOTES, base_of, is_inverse, is_pair
 from liquidations.settings import read_source
 from liquidations.store import Store
 
 
-#: Of intraday bars a vendor keeps at least about so many, and at most.
-KEPT, MOST_KEPT = 1_500, 2_000
+#: Of intraday bars a vendor keeps at least about so many.
+KEPT = 1_500
 
 HOUR = 60 * MINUTE
 
@@ -62,6 +62,7 @@ class Request:
         source and the length of time
     :param prepend: also ask for time before the first that is stored
     :param again: also ask for what is stored, to learn what a vendor has revised
+    :param erase: ask for all of it, and let each answer replace what is stored of its time
     """
 
     pairs: Mapping[str, Sequence[Asked]]
@@ -72,6 +73,7 @@ class Request:
     timeframes: tuple[int, ...] = ()
     prepend: bool = False
     again: bool = False
+    erase: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,9 @@ class Job:
     """Hold what is to be had of one contract, kind and period from one source.
 
     ``missing`` are the intervals that the ``questions`` are about; ``before`` is the interval
-    before the first stored moment that was left out; ``locked`` names what needs a key.
+    before the first stored moment that was left out, of which the source has nothing any more
+    before ``kept_from``; ``locked`` names what needs a key; ``known`` tells that something of it is
+    stored.
     """
 
     source: str
@@ -92,7 +96,9 @@ class Job:
     missing: tuple[tuple[int, int], ...]
     questions: tuple[tuple[Ask, Wanted], ...]
     before: tuple[int, int] | None = None
+    kept_from: int = 0
     locked: tuple[str, ...] = ()
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +124,14 @@ class Lacking:
 class Plan:
     """Hold what is to be asked, and what failed on the way there.
 
-    ``taken`` are (exchange, pair, what stands for it there).
+    ``taken`` are (exchange, pair, what stands for it there); ``erase`` is the request's.
     """
 
     jobs: list[Job] = field(default_factory=list)
     taken: list[tuple[str, str, str]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     lacking: list[Lacking] = field(default_factory=list)
+    erase: bool = False
 
 
 # --- what is missing ----------------------------------------------------------------------------
@@ -368,14 +375,14 @@ def plan(
     request: Request,
     clients: Mapping[str, Client],
     *,
-    erase: Callable[[str], None] | None = None,
+    held: Callable[[str, str, str, int], Ints] = lambda *_: NO_TIME,
 ) -> Plan:
     """Plan what is to be asked of each source: what is asked for, but not stored.
 
-    :param erase: if given, what is stored of the contracts that are found is removed first, and it
-        is told which
+    :param held: tells what of open interest or funding is there: intervals, by kind, exchange, pair
+        and period; what it raises is a fault of that pair
     """
-    made = Plan()
+    made = Plan(erase=request.erase)
     listed: dict[tuple[str, Asked], set[str]] = {}
     found_in: set[tuple[str, Asked]] = set()
     chosen: list[tuple[str, str, str, str]] = []
@@ -404,11 +411,15 @@ def plan(
                 if pair is not None:
                     found_in.add((exchange, asked))
     chosen = list(dict.fromkeys(chosen))
-    if erase is not None:
-        _erase(store, chosen, erase)
     stored = covered_times(store)
+
+    def covered(source: str, kind: str, exchange: str, pair: str, period: int) -> Ints:
+        if kind == LIQUIDATIONS:
+            return stored.get((exchange, pair, source, period), NO_TIME)
+        return held(kind, exchange, pair, period)
+
     for source, exchange, pair, symbol in chosen:
-        made.jobs += _jobs(request, clients[source], exchange, pair, symbol, stored, made.faults)
+        made.jobs += _jobs(request, clients[source], exchange, pair, symbol, covered, made.faults)
     made.lacking = [
         Lacking(exchange, asked.names, tuple(sorted(near)))
         for (exchange, asked), near in listed.items()
@@ -430,35 +441,12 @@ def _symbols(
     }
     if module.CATALOGUE is None:
         return module.symbols(wanted, None)
-    for tries in range(1, TRIES_OF_ANSWER + 1):
-        try:
-            return module.symbols(wanted, client.get(module.CATALOGUE).data)
-        except Absent:
-            raise LiquidationsError("its list of contracts is not there (status 404)") from None
-        except (NoAnswer, SourceEnds):
-            raise
-        except LiquidationsError as error:
-            if tries == TRIES_OF_ANSWER:
-                said = client.masked(str(error))
-                raise LiquidationsError(f"its list of contracts can't be read: {said}") from error
-            client.again(tries)
-    raise AssertionError("the last try returned or raised")
-
-
-def _erase(
-    store: Store, chosen: Sequence[tuple[str, str, str, str]], told: Callable[[str], None]
-) -> None:
-    with store.write() as writer:
-        stored = writer.series()
-        known = {(one.exchange, one.pair, one.source) for one in stored}
-        live = {(one.exchange, one.pair, one.source) for one in stored if one.live is not None}
-        for source, exchange, pair, _ in chosen:
-            name = exchange, pair, source
-            if name in live:
-                told(f"Not erased: {pair} {exchange} {source}: it was collected, no source has it")
-            elif name in known:
-                writer.remove(*name)
-                told(f"Erased: {pair} {exchange} {source}")
+    try:
+        return client.read(module.CATALOGUE, lambda reply: module.symbols(wanted, reply.data))
+    except Absent:
+        raise LiquidationsError("its list of contracts is not there (status 404)") from None
+    except NoAnswer as error:
+        raise LiquidationsError(f"its list of contracts can't be had: {error}") from error
 
 
 def covered_times(store: Store) -> dict[tuple[str, str, str, int], Ints]:
@@ -476,7 +464,7 @@ def _jobs(
     exchange: str,
     pair: str,
     symbol: str,
-    stored: Mapping[tuple[str, str, str, int], Ints],
+    covered: Callable[[str, str, str, str, int], Ints],
     faults: list[Fault],
 ) -> Iterator[Job]:
     about, module = client.about, service(client.source)
@@ -485,20 +473,29 @@ def _jobs(
             continue
         for period in _periods(request, client, kind, faults):
             start, end = request.start, request.end
+            own = kind == LIQUIDATIONS
+            step = period if own or about.periods else about.step
             if about.periods:  # only what is over can be had
                 start, end = start // period * period, end // period * period
-            coverage = NO_TIME
-            if kind == LIQUIDATIONS and not request.again:
-                coverage = stored.get((exchange, pair, client.source, period), NO_TIME)
-            spans = missing(start, end, coverage, prepend=request.prepend)
+            elif not own:
+                start = -(-start // step) * step
+            try:
+                known = covered(client.source, kind, exchange, pair, step)
+            except LiquidationsError as error:
+                faults.append(Fault(client.source, pair, str(error)))
+                continue
+            coverage = NO_TIME if request.again or request.erase else known
+            # What follows is appended, but what a source soon forgets, and what may lie around
+            # Freqtrade's own rows, is wanted on both sides.
+            both = request.prepend or about.expires or not own
+            spans = missing(start, end, coverage, prepend=both)
             names = (kind, exchange, pair, symbol)
-            before = None
-            if len(coverage) and not request.prepend and start < coverage[0, 0]:
+            before, kept_from = None, 0
+            if len(coverage) and not both and start < coverage[0, 0]:
                 earlier = Wanted(*names, start, min(end, int(coverage[0, 0])), period, request.now)
-                # What the source does not have any longer, nobody needs to be told of.
-                kept = request.now - earlier.end < MOST_KEPT * period or not about.periods
-                if kept and next(iter(module.asks(earlier)), None) is not None:
+                if next(iter(module.asks(earlier)), None) is not None:
                     before = earlier.start, earlier.end
+                    kept_from = request.now - KEPT * period if about.periods else 0
             wanted = [Wanted(*names, *span, period, request.now) for span in spans]
             pairs = [(ask, one) for one in wanted for ask in module.asks(one)]
             open_to_all = client.has_key or not about.key
@@ -514,7 +511,9 @@ def _jobs(
                 tuple(spans),
                 tuple((ask, one) for ask, one in pairs if open_to_all or ask.keyless),
                 before,
+                kept_from,
                 tuple(locked),
+                len(known) > 0,
             )
 
 

@@ -4,13 +4,16 @@ A recording is a folder with one Parquet file (``archives/plain.py`` says what i
 exchange, pair, source and month, and the sums of all of them:
 
     binance/BTC_USDT_USDT/binance-2026-11.parquet       events
-    binance/BTC_USDT_USDT/coinalyze-1h-2024-08.parquet  a vendor's bars
+    binance/BTC_USDT_USDT/coinalyze~1h-2024-08.parquet  a vendor's bars
     SHA256SUMS                                          ``sha256sum -c SHA256SUMS`` checks it too
 
+Names with other letters than these get a short hash, ``$X_USDT_USDT~1b2c3d4e`` for example, so that
+no two meet, also where large and small letters are the same.
 A month that was observed has a file even if nothing happened in it. Coverage is cut at the months'
 edges, so any choice of the files is a recording too. Each event says in whose store it was recorded
-first: a number that means nothing, unless a name is given. Nothing else of the store, its host or
-its user gets out. Of bars that a vendor revised, the first vintage is written.
+first, or who its file named: a number that means nothing, unless a name is given. Nothing else of
+the store, its host or its user gets out. Of bars that a vendor revised, the first vintage is
+written.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ from liquidations.tables import EVENTS
 SUMS = "SHA256SUMS"
 
 _SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)").fullmatch
+# Of these no two become one where "/" and ":" are written as "_".
+_PLAIN_PAIR = re.compile(r"[A-Z0-9/:]+").fullmatch
+_PLAIN_SOURCE = re.compile(r"[a-z0-9_.-]+").fullmatch
 _ALWAYS = (0, 2**62)
 
 
@@ -64,9 +70,15 @@ class Month:
     def file(self) -> Path:
         """Return its place in the folder."""
         one = self.series
-        period = "" if self.events else f"-{format_period(one.period)}"
-        name = f"{one.source}{period}-{format_time(self.start)[:7]}.parquet"
-        return Path(one.exchange, re.sub(r"[^\w.-]", "_", one.pair), name)
+        period = "" if self.events else f"~{format_period(one.period)}"
+        name = f"{_named(one.source, _PLAIN_SOURCE)}{period}-{format_time(self.start)[:7]}.parquet"
+        return Path(one.exchange, _named(one.pair, _PLAIN_PAIR), name)
+
+
+def _named(text: str, plain: Callable[[str], object]) -> str:
+    """Write a text as a name of a file that no other text has."""
+    safe = re.sub(r"[^\w.-]", "_", text)
+    return safe if plain(text) else f"{safe}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def export(
@@ -118,16 +130,18 @@ def export(
     return done
 
 
-def check_sums(listing: bytes, digest: Callable[[str], str]) -> None:
+def check_sums(listing: bytes, digest: Callable[[str], str]) -> list[str]:
     """Compare the files of a folder with the sums that it lists.
 
     :param listing: as ``sha256sum`` writes it
     :param digest: returns the SHA-256 of a file of the folder, in hexadecimal digits
+    :return: the files that it lists
     :raises LiquidationsError: if one is missing or has another sum, or this is no list of sums.
     """
+    names = []
     for line in listing.decode(errors="replace").splitlines():
         found = _SUM(line)
-        if found is None or ".." in found[2] or found[2].startswith("/"):
+        if found is None or not _is_inside(found[2]):
             raise LiquidationsError(f"not a line of a list of sums: {line[:80]!r}")
         try:
             actual = digest(found[2])
@@ -140,6 +154,15 @@ def check_sums(listing: bytes, digest: Callable[[str], str]) -> None:
                 f"{found[2]} is not the file that was listed: it was changed, or damaged on its "
                 "way; get it again"
             )
+        names.append(found[2])
+    if not names:
+        raise LiquidationsError("it lists nothing: it was cut off; get the whole folder again")
+    return names
+
+
+def _is_inside(name: str) -> bool:
+    """Tell whether a name is one of a folder's files, on any system."""
+    return name.isprintable() and name[0] not in "/\\" and ".." not in re.split(r"[/\\]", name)
 
 
 def _months(reader: Reader, chosen: Callable[[Series], bool], span: tuple[int, int]) -> list[Month]:

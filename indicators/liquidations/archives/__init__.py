@@ -53,6 +53,8 @@ class About:
     :param key_optional: it gives something without a key
     :param kinds: of what it gives, see ``LIQUIDATIONS`` and so on
     :param periods: of its bars (ms); none if it gives single events
+    :param step: of its open interest (ms), if it gives single events
+    :param expires: it keeps everything for a day or so only, so all of that is always asked for
     :param per_minute: calls that it allows a minute; none if it does not say
     :param parallel: how many calls may run at the same time
     """
@@ -71,6 +73,8 @@ class About:
     key_optional: bool = False
     kinds: tuple[str, ...] = (LIQUIDATIONS,)
     periods: tuple[int, ...] = ()
+    step: int = MINUTE
+    expires: bool = False
     per_minute: int | None = None
     parallel: int = 1
 

@@ -63,6 +63,7 @@ ABOUT = About(
     files=("*.zip",),
     url="https://data.binance.vision",
     kinds=(LIQUIDATIONS, OPEN_INTEREST),
+    step=5 * MINUTE,
     parallel=4,
 )
 

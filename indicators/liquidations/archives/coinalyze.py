@@ -48,10 +48,10 @@ from liquidations.archives import (
     Wanted,
     parse_json,
 )
-from liquidations.archives.vendors import over_until, read_table, to_bars
+from liquidations.archives.vendors import is_coarser, over_until, read_table, to_bars
 from liquidations.candles import format_period, format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
-from liquidations.event import MINUTE, merge_intervals
+from liquidations.event import MINUTE, Ints, merge_intervals
 from liquidations.pairs import is_inverse
 
 
@@ -222,7 +222,7 @@ def asks(wanted: Wanted) -> Iterator[Ask]:
 
 
 def answer(data: bytes, ask: Ask, wanted: Wanted, options: Options) -> Answer:
-    """Read the answer to a question; an empty one proves nothing.
+    """Read the answer to a question; an empty one proves nothing, nor do rows of another time.
 
     :raises LiquidationsError: if it is no answer to that.
     """
@@ -234,7 +234,7 @@ def answer(data: bytes, ask: Ask, wanted: Wanted, options: Options) -> Answer:
             continue
         exchange, pair, period = wanted.exchange, wanted.pair, wanted.period
         if ask.path == _LIQUIDATIONS:
-            parts.append(_part(exchange, pair, history, "usd", period, options.made))
+            parts.append(_part(exchange, pair, history, "usd", period, options.made, ask))
         else:
             parts.append(_context(ask, wanted, history, options.made))
     return parts, None
@@ -256,6 +256,12 @@ def _histories(data: bytes) -> list[tuple[Any, list[Any]]]:
     return [(row.get("symbol"), row["history"]) for row in rows]
 
 
+def _asked(ask: Ask, time: Ints) -> np.ndarray:
+    """Tell which rows are of the time that was asked for: between others nothing is known."""
+    start, end = int(ask.query["from"]) * 1000, int(ask.query["to"]) * 1000
+    return (time >= start) & (time <= end)
+
+
 def _is_open_close(row: Any) -> bool:
     return isinstance(row, dict) and {"t", "o", "c"} <= row.keys()
 
@@ -267,15 +273,23 @@ def _part(
     unit: str,
     period: int | None,
     made: int | None,
+    ask: Ask | None = None,
 ) -> Part:
     if _is_open_close(history[0]):
         raise OtherAnswer(f"this is another answer of Coinalyze (open, close); {_SHAPE}")
     time, (long, short) = read_table(history, ("t", "l", "s"), _SHAPE, seconds=True)
     period = period or period_of((time // 1000).tolist())
     _check(f"{pair} on {exchange}", time, period)
+    bars = to_bars(time, long, short)
+    if ask is not None and not (asked := _asked(ask, time)).all():
+        bars = bars.take(asked)
+        time = bars.timestamp
+        if not len(time):
+            note = "all of its rows are of another time than was asked for"
+            nothing = np.empty((0, 2), np.int64)
+            return Part(exchange, pair, "coinalyze", bars, nothing, period, unit, note)
     end = min(int(time[-1]) + period, over_until(time, period, made))
     span = merge_intervals(np.array([[time[0], end]]))
-    bars = to_bars(time, long, short)
     left = time[time + period > end]
     note = (
         f"its last period, {format_time(left[0])} UTC, may be partial and was left out"
@@ -294,6 +308,7 @@ def _context(ask: Ask, wanted: Wanted, history: Sequence[Any], made: int | None)
     _check(wanted.symbol, time, wanted.period)
     # The opening value of a running period does not change, but it may not have settled yet.
     known = time + wanted.period <= over_until(time, wanted.period, made)
+    known &= _asked(ask, time)
     time, value = time[known], value[known]
     columns = {
         "open_interest_amount": np.full(len(time), np.nan),
@@ -311,4 +326,9 @@ def _check(name: str, time: np.ndarray, period: int) -> None:
         raise LiquidationsError(
             f"{name}: rows do not start on full periods of {period // MINUTE} minutes; "
             "give the period that was asked for with --timeframe"
+        )
+    if is_coarser(time, period, PERIODS):
+        raise LiquidationsError(
+            f"{name}: all rows start on longer periods than {format_period(period)}, so they are "
+            "no rows of that period"
         )

@@ -30,7 +30,14 @@ from typing import Any
 import numpy as np
 
 from liquidations.archives import About, Answer, Ask, Options, Part, Wanted, parse_json
-from liquidations.archives.vendors import over_until, read_table, to_bars
+from liquidations.archives.vendors import (
+    KeyRefused,
+    TooMany,
+    is_coarser,
+    over_until,
+    read_table,
+    to_bars,
+)
 from liquidations.candles import format_period, format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
 from liquidations.event import DAY, MINUTE, merge_intervals
@@ -78,6 +85,10 @@ _QUOTE = {"PERP": "USDC", "": "USDC"}
 _NAME = re.compile(
     r"(?P<exchange>[A-Za-z]+)_(?P<symbol>.+)_(?P<interval>[0-9]+[mhd])(?:-.*)?\.json"
 )
+
+_TOO_MANY = re.compile("too many|too frequent|rate limit", re.IGNORECASE)
+_KEY = re.compile("(api|secret)[ _-]?key", re.IGNORECASE)
+_PLAN = re.compile("upgrade|plan", re.IGNORECASE)
 
 _FIELDS = ("time", "long_liquidation_usd", "short_liquidation_usd")
 _SHAPE = (
@@ -181,48 +192,55 @@ def asks(wanted: Wanted) -> Iterator[Ask]:
 
 
 def answer(data: bytes, ask: Ask, wanted: Wanted, options: Options) -> Answer:
-    """Read the answer to a question; an empty one proves nothing.
+    """Read the answer to a question; an empty one proves nothing, nor do rows of another time.
 
     :raises LiquidationsError: if it is no answer to that.
     """
     rows = _data(data, list, _SHAPE)
-    return [*_parts(rows, wanted.exchange, wanted.pair, wanted.period, options.made)], None
+    asked = int(ask.query["start_time"]), int(ask.query["end_time"])
+    return [*_parts(rows, wanted.exchange, wanted.pair, wanted.period, options.made, asked)], None
 
 
 def _data(data: bytes, kind: type, shape: str) -> Any:
     answer = parse_json(data)
     if not isinstance(answer, dict) or "code" not in answer:
         raise LiquidationsError(shape)
-    if answer["code"] != "0":
-        raise LiquidationsError(
-            f"CoinGlass answered with the error {answer['code']!r}: {answer.get('msg')!r}"
-        )
+    code, said = str(answer["code"]), str(answer.get("msg"))
+    if code != "0":
+        # Its codes have changed with its versions; a plan may be too small for one interval only.
+        kind = LiquidationsError
+        if code == "429" or _TOO_MANY.search(said):
+            kind = TooMany
+        elif _KEY.search(said) or (code in ("401", "403") and not _PLAN.search(said)):
+            kind = KeyRefused
+        raise kind(f"CoinGlass answered with the error {code!r}: {said!r}")
     if not isinstance(answer.get("data"), kind):
         raise OtherAnswer(f"this is another answer of CoinGlass; {shape}")
     return answer["data"]
 
 
-def _parts(rows: list[Any], exchange: str, pair: str, period: int, made: int | None) -> list[Part]:
+def _parts(
+    rows: list[Any],
+    exchange: str,
+    pair: str,
+    period: int,
+    made: int | None,
+    asked: tuple[int, int] | None = None,
+) -> list[Part]:
     if not rows:
         return []
     if isinstance(rows[0], dict) and _FIELDS[0] in rows[0] and _FIELDS[1] not in rows[0]:
         raise OtherAnswer(f"this is another answer of CoinGlass; {_SHAPE}")
     time, (long, short) = read_table(rows, _FIELDS, _SHAPE)
-    if np.any(time % period) or _is_coarser(time, period):
+    if np.any(time % period) or is_coarser(time, period, PERIODS):
         raise LiquidationsError(
             f"{pair} on {exchange}: these are no periods of {format_period(period)}; "
             "see that the file is named by its interval"
         )
     over = time + period <= over_until(time, period, made)
+    if asked is not None:
+        over &= (time >= asked[0]) & (time <= asked[1])
     note = "" if over.all() else "its last period may be partial and was left out"
     bars = to_bars(time, long, short).take(over)
     span = merge_intervals(np.column_stack((bars.timestamp, bars.timestamp + period)))
     return [Part(exchange, pair, "coinglass", bars, span, period, "usd", note)]
-
-
-def _is_coarser(time: np.ndarray, period: int) -> bool:
-    """Tell whether all rows stand on one longer period: that of ten is no chance."""
-    step = int(np.gcd.reduce(np.diff(time))) if len(time) > 9 else period
-    return any(
-        longer > period and step % longer == 0 and time[0] % longer == 0 for longer in PERIODS
-    )

@@ -16,6 +16,8 @@ Traps:
   millisecond that the last one ended with, which is counted to the next page alone.
 - A page that is not full is the end of what OKX has: it is complete from its oldest order on, and
   an empty one proves nothing, because how far back it would go is not known.
+- What is older than ``KEPT`` in an answer is no part of what OKX keeps, and proves nothing of the
+  time that follows it.
 - The coverage of a file reaches from its oldest to its newest order: it does not say when and with
   what it was asked for.
 """
@@ -29,11 +31,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liquidations.archives import About, Answer, Ask, Context, Options, Part, Wanted, parse_json
+from liquidations.archives.vendors import TooMany
 from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError, OtherAnswer
-from liquidations.event import Events
-from liquidations.exchanges.frames import MALFORMED, Contract, moment
-from liquidations.exchanges.okx import orders
+from liquidations.event import DAY, Events
+from liquidations.exchanges.frames import MALFORMED, Contract, moment, short
+from liquidations.exchanges.okx import contracts, orders
 
 
 ABOUT = About(
@@ -42,6 +45,7 @@ ABOUT = About(
     depth="about 24 hours",
     complete="a lower bound: OKX does not publish all",
     url="https://www.okx.com",
+    expires=True,
     per_minute=300,
     parallel=2,
 )
@@ -49,14 +53,19 @@ ABOUT = About(
 #: An order is in the answer so long (ms) after its time; not documented.
 BEHIND = 30_000
 
+#: OKX keeps about a day; nothing that is so much (ms) older than the answer belongs to it.
+KEPT = 2 * DAY
+
 #: Orders of a full page.
 PAGE = 100
 
 #: Below ``/api/v5/``.
 PATH = "public/liquidation-orders"
 
-#: The names of contracts are a rule.
-CATALOGUE: Ask | None = None
+CATALOGUE = Ask("/api/v5/public/instruments", {"instType": "SWAP"}, label="the contracts")
+
+#: Of an answer to those who ask too often.
+_TOO_MANY = "50011"
 
 _SHAPE = (
     'expected OKX\'s answer {"code": "0", "data": [{"instId": …, "details": […]}]} '
@@ -86,9 +95,10 @@ def query(symbol: str, after: int | None = None) -> dict[str, str]:
     return question if after is None else {**question, "after": str(after)}
 
 
-def read_page(answer: Any, symbol: str, after: int | None = None) -> Page:
+def read_page(answer: Any, symbol: str, after: int | None = None, since: int = 0) -> Page:
     """Find a swap's orders in the decoded answer to :func:`query`.
 
+    :param since: what is older (ms) is left out; a page with such orders is the last one
     :raises LiquidationsError: if it is no answer to that.
     """
     groups = _groups(answer)
@@ -106,6 +116,9 @@ def read_page(answer: Any, symbol: str, after: int | None = None) -> Page:
     if after is not None and max(times, default=0) >= after:
         raise LiquidationsError(f"asked OKX for what is older than {after}, and got what is newer")
     rows = [row for group in groups if group.get("instId") == symbol for row in group["details"]]
+    if min(times, default=since) < since:
+        rows = [row for row in rows if moment(row["ts"]) >= since]
+        return Page(rows, min((time for time in times if time >= since), default=0), False)
     return Page(rows, min(times, default=0), len(times) >= PAGE)
 
 
@@ -127,34 +140,42 @@ def read(data: bytes, options: Options) -> list[Part]:
     """
     answer = parse_json(data)
     pages = answer if isinstance(answer, list) else [answer]
-    contracts = options.contracts()
+    sizes = options.contracts()
     events: dict[str, list[Events]] = defaultdict(list)
     for page in pages:
         details: dict[str, list[Any]] = defaultdict(list)
         for group in _groups(page):
             details[str(group.get("instId"))] += group["details"]
         for name, rows in details.items():
-            events[name].append(orders(rows, _contract(contracts, name)))
+            events[name].append(orders(rows, _contract(sizes, name)))
     parts = []
     for name, found in events.items():
         whole = Events.concat(found)
         if len(whole):
             span = np.array([[whole.timestamp.min(), whole.timestamp.max() + 1]])
-            parts.append(Part("okx", contracts[name].pair, "okx", whole, span))
+            parts.append(Part("okx", sizes[name].pair, "okx", whole, span))
     return parts
 
 
 def symbols(
     wanted: Collection[tuple[str, str]], catalogue: bytes | None
 ) -> dict[tuple[str, str], str]:
-    """Name the swaps of pairs: ``BTC-USDT-SWAP``, inverse ``BTC-USD-SWAP``."""
-    found = {}
-    for exchange, pair in wanted:
-        base, _, rest = pair.partition("/")
-        quote, _, settle = rest.partition(":")
-        if exchange == "okx" and settle and settle in (quote, base):
-            found[exchange, pair] = f"{base}-{quote}-SWAP"
-    return found
+    """Find OKX's swaps of pairs, as ``BTC-USDT-SWAP``; those that it does not list are left out.
+
+    :param catalogue: the answer to ``CATALOGUE``
+    :raises LiquidationsError: if that is something else.
+    """
+    answer = parse_json(catalogue or b"")
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise LiquidationsError('expected OKX\'s instruments {"code": "0", "data": [{"instId": …')
+    listed = contracts(rows)
+    if not listed:
+        raise LiquidationsError(
+            f"OKX lists no swap; it answered {short(str(answer.get('msg') or rows))!r}"
+        )
+    known = {("okx", contract.pair): symbol for symbol, contract in listed.items()}
+    return {one: known[one] for one in wanted if one in known}
 
 
 def asks(wanted: Wanted) -> Iterator[Ask]:
@@ -168,8 +189,12 @@ def answer(data: bytes, ask: Ask, wanted: Wanted, options: Options) -> Answer:
     :raises LiquidationsError: if it is no answer to that, or the contract's size is not known.
     """
     after = int(ask.query["after"]) if "after" in ask.query else None
-    page = read_page(parse_json(data), wanted.symbol, after)
-    events = orders(page.rows, _contract(options.contracts(), wanted.symbol))
+    since = 0 if options.made is None else options.made - KEPT
+    page = read_page(parse_json(data), wanted.symbol, after, since)
+    sizes = options.contracts()
+    if wanted.symbol not in sizes:
+        raise LiquidationsError(f"OKX does not tell the size of a contract of {wanted.symbol}")
+    events = orders(page.rows, sizes[wanted.symbol])
     # What the page can't have: the youngest orders, and of a full one those at its old edge.
     newest = int(events.timestamp.max(initial=0)) + 1
     blind = newest if options.made is None else options.made - BEHIND
@@ -193,7 +218,8 @@ def _groups(page: Any) -> list[Any]:
     if not isinstance(page, dict) or not isinstance(page.get("data"), list):
         raise LiquidationsError(_SHAPE)
     if page.get("code") != "0":
-        raise LiquidationsError(
+        kind = TooMany if page.get("code") == _TOO_MANY else LiquidationsError
+        raise kind(
             f"OKX answered with the error {page.get('code')!r}: {page.get('msg')!r}; "
             "fetch this page again"
         )
@@ -203,11 +229,11 @@ def _groups(page: Any) -> list[Any]:
     return list(page["data"])
 
 
-def _contract(contracts: Mapping[str, Contract], name: str) -> Contract:
-    if name not in contracts:
+def _contract(sizes: Mapping[str, Contract], name: str) -> Contract:
+    if name not in sizes:
         raise LiquidationsError(
             f"the size of a contract of {name!r} is unknown; known: "
-            f"{', '.join(sorted(contracts)) or 'none'}. Give it with --markets FILE, or "
+            f"{', '.join(sorted(sizes)) or 'none'}. Give it with --markets FILE, or "
             "leave --markets away to ask the exchange"
         )
-    return contracts[name]
+    return sizes[name]

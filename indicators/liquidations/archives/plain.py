@@ -10,9 +10,9 @@ A CSV file (with a header) or a Parquet file has one row for each liquidation:
     amount     in base units, after the contract's size
     value_usd  optional, USD; default price × amount
     received   optional, our time, as ``timestamp``; default unknown
-    key        optional, int64: tells equal events of one ms apart; it is stored as it is
+    key        optional, int64: tells equal events of one ms apart, as a trade's number does
     source     optional, what the series is called; default plain. Series of one name are merged
-    origin     optional, who recorded it; default unknown
+    origin     optional, who recorded it; default ``unknown``, which is a name like any other
 
 It gives what its recorder heard, as completely, as far back. No key is needed, nothing is
 downloaded.
@@ -20,8 +20,10 @@ downloaded.
 Traps. ``buy`` and ``sell`` are refused: an order that SOLD closed a LONG, and on Bybit's topic
 ``Buy`` is a long, so whoever has such a file must know whose side it is. Local times without a zone
 are refused, as are seconds. Rows that are equal in pair, source, timestamp, side, price and amount
-are one event told twice, unless there is a ``key``, then that alone decides; who has two real equal
-events of one millisecond must number them there.
+are one event told twice, unless their ``key`` differs. Nothing else is read from it: the smallest
+key of such rows counts as the first event, the next one as the second, which is how live feeds
+number them too, so it never joins events that differ, and one's own numbers are as good as any.
+Without it two real equal events of one millisecond count once.
 
 Coverage: a list of events does not say when nothing happened, so ``--timerange`` must say from when
 to when its recorder listened; a row outside is an error. All files of one import share it.
@@ -31,7 +33,8 @@ schema: under the key ``liquidations`` JSON with ``format`` (1), ``exchange``, `
 ``period`` (ms, of bars; else null), ``coverage`` (a list of [start, end) in ms), who exported it,
 when, with what, and ``digest``, a hash of all these; without it damage to them goes unnoticed. A
 vendor's bars come so too, in the columns of ``event.Bars``. There a row may lie outside of the
-coverage: a recorder saw it although it can't prove that it saw all.
+coverage: a recorder saw it although it can't prove that it saw all. Their keys are stored as they
+are.
 """
 
 from __future__ import annotations
@@ -64,9 +67,12 @@ from liquidations.event import (
     Events,
     Floats,
     Ints,
+    identity,
     is_within,
     make_events,
     merge_intervals,
+    order_of,
+    repeats,
 )
 from liquidations.exchanges import EXCHANGES
 from liquidations.exchanges.frames import MALFORMED
@@ -87,12 +93,17 @@ ALLOWED = (*NEEDED, "value_usd", "received", "key", "source", "origin")
 #: The version of what is written; one that changes the meaning of anything gets the next number.
 FORMAT = 1
 
-#: Rows of one file: a small file may claim any number, and each row takes some 100 bytes to read.
-MOST_ROWS = 20_000_000
+#: Rows of one file: a small file may claim any number, and each row takes some 200 bytes to read.
+MOST_ROWS = 10_000_000
+# A row of Parquet takes at least so many bytes (with keys it is more than 8), but for a few.
+_LEAST_BYTES, _FEW_ROWS = 2, 1_000_000
 # Rows and bytes of one step.
 _ROWS, _STEP = 2**18, 2**24
 # Bytes of a file once decompressed; as a multiple of its size, or if it is small, at least.
 _MOST_RATIO, _ALWAYS_FINE = 200, 2**28
+
+#: The origin of rows whose file names none: nobody knows who recorded them.
+UNKNOWN = "unknown"
 
 _METADATA = b"liquidations"
 _TEXTS = ("exchange", "pair", "side", "source", "origin")
@@ -137,13 +148,13 @@ def read(data: bytes, options: Options) -> list[Part]:
         return [_bars(names, batches, told, told.period)]
     _check_names(names, ALLOWED, NEEDED)
     if told is not None:
-        return [_of_recording(_events(batches), told)]
+        return [_of_recording(_events(batches, own=True), told)]
     if options.span is None:
         raise LiquidationsError(
             "a list of events does not say when nothing happened: give --timerange, from when to "
             "when it was recorded"
         )
-    parts = _events(batches)
+    parts = _events(batches, own=False)
     coverage = np.array([options.span], dtype=np.int64)
     for part in parts:
         outside = part.rows.timestamp[~is_within(coverage, part.rows.timestamp)]
@@ -244,8 +255,13 @@ def _parquet(data: bytes) -> tuple[list[str], _Batches, _Told | None]:
     with _explained(wrong):
         about = pq.read_metadata(pa.BufferReader(data))
         sizes = (about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-        if sum(sizes) > max(_ALWAYS_FINE, _MOST_RATIO * len(data)) or about.num_rows > MOST_ROWS:
-            raise _too_large()
+        if sum(sizes) > max(_ALWAYS_FINE, _MOST_RATIO * len(data)):
+            raise LiquidationsError(
+                f"it unpacks to {sum(sizes) / 1e6:,.0f} MB, more than {_ALWAYS_FINE >> 20} MB and "
+                f"{_MOST_RATIO} times its size; split it"
+            )
+        if about.num_rows > min(MOST_ROWS, max(_FEW_ROWS, len(data) // _LEAST_BYTES)):
+            raise _too_many(about.num_rows, len(data))
         schema = about.schema.to_arrow_schema()
         told = _told(schema.metadata or {})
         # Words are not repeated in memory.
@@ -264,7 +280,7 @@ def _all(batches: Iterable[pa.RecordBatch], wrong: str, promised: int | None = N
             batch.validate(full=True)  # a damaged one may point anywhere
             rows += batch.num_rows
             if rows > MOST_ROWS:
-                raise _too_large()
+                raise _too_many(rows)
             yield batch
         if promised not in (None, rows):  # where pages are damaged in some ways, it just ends
             raise ValueError(f"{rows} of {promised} rows")
@@ -313,9 +329,13 @@ def _told(metadata: Mapping[bytes, bytes]) -> _Told | None:
     return told
 
 
-def _too_large() -> LiquidationsError:
+def _too_many(rows: int, size: int = 0) -> LiquidationsError:
+    """Say that a file of ``size`` bytes, if that matters, has too many rows."""
+    if rows > MOST_ROWS:
+        return LiquidationsError(f"it has more than {MOST_ROWS:,} rows; split it by time or pair")
     return LiquidationsError(
-        f"the file holds more than {MOST_ROWS:,} rows or {_ALWAYS_FINE >> 20} MB; split it"
+        f"it claims {rows:,} rows in {size:,} bytes, which no recording does; it is damaged, or "
+        "made to fill the memory"
     )
 
 
@@ -474,21 +494,30 @@ def _short(text: Any) -> str:
 _Names: TypeAlias = tuple[str, str, str]
 
 
-def _events(batches: _Batches) -> list[Part]:
-    """Read rows into a part for each series, without coverage."""
+def _events(batches: _Batches, *, own: bool) -> list[Part]:
+    """Read rows into a part for each series, without coverage.
+
+    :param own: ``export-data`` wrote them, so their keys are ours
+    """
     found: dict[_Names, list[dict[str, np.ndarray]]] = defaultdict(list)
-    origins = {"": 0}
+    origins: dict[str, int] = {}  # from 1
     before = 0
     for batch in batches:
         if batch.num_rows:
-            for names, events in _of_batch(_Rows(batch, before), origins):
-                found[names].append(events.arrays())
+            for names, columns in _of_batch(_Rows(batch, before), origins, own):
+                found[names].append(columns)
             before += batch.num_rows
+    pa.default_memory_pool().release_unused()
     return [_part(names, steps, list(origins)) for names, steps in found.items()]
 
 
-def _of_batch(rows: _Rows, origins: dict[str, int]) -> Iterator[tuple[_Names, Events]]:
-    """Read some rows; ``origins`` numbers the recorders, and new ones are added."""
+def _of_batch(
+    rows: _Rows, origins: dict[str, int], own: bool
+) -> Iterator[tuple[_Names, dict[str, np.ndarray]]]:
+    """Read some rows; ``origins`` numbers the recorders, and new ones are added.
+
+    :return: the columns of events, and ``number`` if the file has one that tells equals apart
+    """
     there = rows.batch.schema.names
     exchange, exchanges = _texts(rows, "exchange")
     pair, pairs = _texts(rows, "pair")
@@ -496,14 +525,13 @@ def _of_batch(rows: _Rows, origins: dict[str, int]) -> Iterator[tuple[_Names, Ev
     known = [_exchange(text) for text in exchanges], [_pair(text) for text in pairs]
     series = (*known, [_source(text) for text in sources])
     side, sides = _texts(rows, "side")
-    time, origin = _times(rows, "timestamp"), None
+    time = _times(rows, "timestamp")
     price, amount = (_numbers(rows, name, pa.float64()) for name in ("price", "amount"))
-    if "origin" in there:
-        recorder, recorders = _texts(rows, "origin")
-        numbers = [origins.setdefault(check_origin(one), len(origins)) for one in recorders]
-        if len(origins) > np.iinfo(np.int16).max:
-            raise LiquidationsError(f"{len(origins)} recorders are too many to be told apart")
-        origin = np.array(numbers)[recorder]
+    recorder, recorders = _texts(rows, "origin") if "origin" in there else (0, [""])
+    known_as = [check_origin(one) or UNKNOWN for one in recorders]
+    numbers = [origins.setdefault(one, len(origins) + 1) for one in known_as]
+    if len(origins) > np.iinfo(np.int16).max:
+        raise LiquidationsError(f"{len(origins)} recorders are too many to be told apart")
     events = make_events(
         time,
         np.array([_side(text) for text in sides])[side],
@@ -512,11 +540,12 @@ def _of_batch(rows: _Rows, origins: dict[str, int]) -> Iterator[tuple[_Names, Ev
         _numbers(rows, "value_usd", pa.float64()) if "value_usd" in there else price * amount,
         received=_times(rows, "received") if "received" in there else None,
         rank=np.zeros(len(time), np.int64),
-        origin=origin,
+        origin=np.broadcast_to(np.array(numbers)[recorder], time.shape),
         sort=False,
     )
+    columns = events.arrays()
     if "key" in there:
-        events = replace(events, key=_numbers(rows, "key", pa.int64()))
+        columns["key" if own else "number"] = _numbers(rows, "key", pa.int64())
     code = (exchange * len(pairs) + pair) * len(sources) + source
     order = np.argsort(code, kind="stable")
     ends = np.flatnonzero(np.diff(code[order], append=-1)) + 1
@@ -524,7 +553,7 @@ def _of_batch(rows: _Rows, origins: dict[str, int]) -> Iterator[tuple[_Names, Ev
         one = int(code[order[start]])
         whose, what = divmod(one // len(sources), len(pairs))
         names = series[0][whose], series[1][what], series[2][one % len(sources)]
-        yield names, events.take(order[start:end])
+        yield names, {name: column[order[start:end]] for name, column in columns.items()}
 
 
 def _part(names: _Names, steps: list[dict[str, np.ndarray]], origins: list[str]) -> Part:
@@ -534,26 +563,42 @@ def _part(names: _Names, steps: list[dict[str, np.ndarray]], origins: list[str])
         return np.concatenate([step.pop(name) for step in steps])  # no column is there twice
 
     time, key = joined("timestamp"), joined("key")
+    number = joined("number") if "number" in steps[0] else None
     # Of equal rows the first of the file comes first, and is kept.
-    order = np.lexsort((key, time))
+    order = order_of(time, key) if number is None else np.lexsort((number, key, time))
     time, key = time[order], key[order]
-    again = np.append(False, (time[1:] == time[:-1]) & (key[1:] == key[:-1]))
-    doubled = int(again.sum())
+    first = ~repeats(time, key)
+    kept = first.copy()
+    if number is not None:
+        number = number[order]
+        kept[1:] |= number[1:] != number[:-1]
+    doubled = len(kept) - int(kept.sum())
     if doubled:
-        order, time, key = order[~again], time[~again], key[~again]
+        order, time, key, first = order[kept], time[kept], key[kept], first[kept]
     columns = {"timestamp": time, "key": key}
     for name in Events.names():
         if name not in columns:
             columns[name] = joined(name)[order]
     # Those of the file who have rows here are numbered anew, from 1.
-    used = np.bincount(columns["origin"], minlength=len(origins)) > 0
-    used[0] = False
-    numbers = np.where(used, np.cumsum(used), 0).astype(np.int16)
-    columns["origin"] = numbers[columns["origin"]]
+    used = np.bincount(columns["origin"], minlength=len(origins) + 1)[1:] > 0
+    columns["origin"] = np.append(0, np.cumsum(used)).astype(np.int16)[columns["origin"]]
     named = tuple(origins[one] for one in np.flatnonzero(used))
     note = f"rows that repeat others were counted once: {doubled}" if doubled else ""
     nothing = np.empty((0, 2), np.int64)
-    return Part(*names, Events(**columns), nothing, note=note, origins=named)
+    return Part(*names, _ranked(Events(**columns), first), nothing, note=note, origins=named)
+
+
+def _ranked(events: Events, first: np.ndarray) -> Events:
+    """Give those that follow the ``first`` of their equals the keys of the next ranks."""
+    if first.all():
+        return events
+    place = np.arange(len(first))
+    rank = place - np.maximum.accumulate(np.where(first, place, 0))
+    later = rank > 0
+    same = events.take(later)
+    key = events.key.copy()
+    key[later] = identity(same.timestamp, same.side, same.price, same.amount, rank[later])
+    return replace(events, key=key).take(order_of(events.timestamp, key))
 
 
 def _of_recording(parts: list[Part], told: _Told) -> Part:

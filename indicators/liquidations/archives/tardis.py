@@ -72,8 +72,10 @@ ABOUT = About(
 #: The names of contracts are a rule.
 CATALOGUE: Ask | None = None
 
-#: What a file may unpack to; 5,000,000 rows have some 400 MB.
-MOST_BYTES = 2 * 2**30
+#: What a file may unpack to, and its rows; 5,000,000 have some 400 MB, and take 800 MB to read.
+MOST_BYTES, MOST_ROWS = 2 * 2**30, 10_000_000
+# A packed row takes some 15 bytes; less than so many are none of Tardis', but for a few.
+_LEAST_BYTES, _FEW_ROWS = 2, 1_000_000
 #: What is unpacked and read at a time; for so many rows there is room at first.
 _BLOCK, _ROOM = 2**23, 2**17
 
@@ -195,7 +197,7 @@ def read(data: bytes, options: Options) -> list[Part]:
 
 
 def _read(data: bytes, options: Options, day: int | None) -> list[Part]:
-    rows = _Rows(day)
+    rows = _Rows(day, min(MOST_ROWS, max(_FEW_ROWS, len(data) // _LEAST_BYTES)))
     for text in _blocks(data):
         rows.add(text)
     pa.default_memory_pool().release_unused()
@@ -215,7 +217,7 @@ def _read(data: bytes, options: Options, day: int | None) -> list[Part]:
         note = f"the sizes of these contracts are not known: {short(', '.join(unknown))}"
         if not parts:
             raise LiquidationsError(
-                f"{note}. Give them with --markets FILE, or leave it away to ask the exchange"
+                f"{note}. OKX tells those that it lists; import-data takes others by --markets FILE"
             )
         parts[0] = replace(parts[0], note="; ".join(filter(None, (parts[0].note, note))))
     return parts
@@ -287,8 +289,9 @@ def _count_equals(
 class _Rows:
     """Collect the rows of a file, block by block, as small columns."""
 
-    def __init__(self, day: int | None) -> None:
+    def __init__(self, day: int | None, most: int) -> None:
         self.day = day
+        self._most = most
         self.venue: str | None = None
         self._symbols: dict[str, int] = {}
         self._rows = 0
@@ -336,6 +339,11 @@ class _Rows:
 
     def _append(self, *values: np.ndarray) -> None:
         end = self._rows + len(values[0])
+        if end > self._most:
+            raise LiquidationsError(
+                f"it has more than {self._most:,} rows, which no file of Tardis of its size has; "
+                "they would fill the memory"
+            )
         room = max(len(self._columns[0]), _ROOM)
         while room < end:
             room *= 2

@@ -1,4 +1,4 @@
-"""What the answers of vendors who sum liquidations over periods have in common. Floor 1."""
+"""What the answers of vendors have in common, above all of those who sum over periods. Floor 1."""
 
 from __future__ import annotations
 
@@ -16,8 +16,19 @@ from liquidations.exchanges.frames import MALFORMED
 #: the vendor takes some time to add up what the exchanges publish.
 SETTLED = 120_000
 
+#: What happens by chance once in so many answers does not happen by chance.
+_CHANCE = 1e6
+
 # Coins of the cheapest perpetuals are counted in 10**15.
 _MOST = 1e24
+
+
+class TooMany(LiquidationsError):
+    """Say that a vendor answered, with status 200, that it was asked too often."""
+
+
+class KeyRefused(LiquidationsError):
+    """Say that a vendor answered, with status 200, that the user's key is no good."""
 
 
 def read_table(
@@ -54,6 +65,27 @@ def read_table(
     if np.any(np.diff(time) == 0):
         raise LiquidationsError("a period stands twice in one history; fetch the answer again")
     return time, [volume[order] for volume in volumes]
+
+
+def is_coarser(time: Ints, period: int, periods: Sequence[int]) -> bool:
+    """Tell whether rows are of a longer period than that which was asked for.
+
+    They are if all stand on it, and are too many for chance: ten of 4h, or twenty of 2h, where 1h
+    was asked for.
+
+    :param time: of the rows, on full periods
+    :param periods: that the vendor has
+
+    >>> hours = np.arange(12) * 3_600_000
+    >>> is_coarser(hours * 24, 3_600_000, [86_400_000]), is_coarser(hours, 3_600_000, [86_400_000])
+    (True, False)
+    """
+    return any(
+        longer % period == 0
+        and float(longer // period) ** min(len(time), 50) > _CHANCE
+        and not np.any(time % longer)
+        for longer in periods
+    )
 
 
 def over_until(time: Ints, period: int, made: int | None) -> int:

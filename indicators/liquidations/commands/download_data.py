@@ -24,8 +24,8 @@ from liquidations.event import DAY
 if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.downloader import Outcome, Progress, Report
+    from liquidations.exchanges.frames import Contract
     from liquidations.planner import Fault, Job, Plan, Request
-    from liquidations.settings import Settings
     from liquidations.store import Store
 
 HELP = "Download the history of liquidations, as far as the sources have it."
@@ -85,7 +85,12 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
         action="store_true",
         help="Also ask for what is stored: what a vendor has revised since is kept beside it.",
     )
-    arguments.options(parser, "erase")
+    parser.add_argument(
+        "--erase",
+        action="store_true",
+        help="Ask for all of the time, and replace what is stored by what the sources say now; "
+        "what they no longer have stays, and so does what was collected.",
+    )
     parser.add_argument(
         "--candle-types",
         nargs="+",
@@ -102,10 +107,7 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
 
 def run(args: dict[str, Any]) -> int:
     """Download what is missing, and say what there is now."""
-    from functools import partial
-
     from liquidations.downloader import run as download
-    from liquidations.markets import okx_contracts
     from liquidations.planner import find_clients, list_perpetuals, plan, resolve
     from liquidations.settings import read_ccxt_config
     from liquidations.store import Store
@@ -125,7 +127,7 @@ def run(args: dict[str, Any]) -> int:
     stored_context: list[Any] = []
     try:
         with Store(settings.db_url, create=True) as store:
-            planned = plan(store, request, clients, erase=say if args.get("erase") else None)
+            planned = plan(store, request, clients, held=lambda *names: _held(config, *names))
             planned.faults += wrong
             _announce(planned, request)
             with _shown() as on_progress:
@@ -133,24 +135,26 @@ def run(args: dict[str, Any]) -> int:
                     planned,
                     store,
                     clients,
-                    contracts=partial(okx_contracts, None, read_ccxt_config(config, "okx")),
+                    contracts=lambda: _sizes(config),
                     keep=lambda contexts: stored_context.extend(_keep(config, contexts)),
                     on_progress=on_progress,
                 )
             _print(report)
             _print_context(stored_context)
-            _say_what_is_left(store, report, args)
+            _say_what_is_left(store, report)
             shown = store.shown
     finally:
         for client in clients.values():
             client.close()
-    for line in without:
-        say(f"Not asked: {line}")
-    _candles(args, config, settings, request, report)
     for fault in report.faults:
         _say_fault(fault)
+    for line in without:
+        say(f"Not asked: {line}")
+    faults = _candles(args, config, request, report)
+    for fault in faults:
+        _say_fault(fault)
     say(f"Store: {shown}")
-    return 1 if report.faults else 0
+    return 1 if report.faults or faults else 0
 
 
 def _request(args: dict[str, Any], config: Mapping[str, Any], pairs: Any) -> Request:
@@ -169,6 +173,7 @@ def _request(args: dict[str, Any], config: Mapping[str, Any], pairs: Any) -> Req
         tuple(_length(timeframe) for timeframe in named),
         bool(args["prepend_data"]),
         bool(args["again"]),
+        bool(args["erase"]),
     )
 
 
@@ -215,6 +220,23 @@ def _has_bars(job: Job) -> bool:
     from liquidations.archives import archive
 
     return job.kind == LIQUIDATIONS and bool(archive(job.source).ABOUT.periods)
+
+
+def _sizes(config: Mapping[str, Any]) -> Mapping[str, Contract]:
+    from liquidations.markets import okx_contracts
+    from liquidations.settings import read_ccxt_config
+
+    try:
+        return okx_contracts(None, read_ccxt_config(config, "okx"))
+    except LiquidationsError as error:
+        # Its own words name a flag of import-data.
+        raise LiquidationsError("OKX can't be asked for its contract sizes; try again") from error
+
+
+def _held(config: Mapping[str, Any], kind: str, exchange: str, pair: str, period: int) -> Any:
+    from liquidations.freqtrade_data import known_times
+
+    return known_times(config, kind, exchange, pair, period)
 
 
 def _keep(config: Mapping[str, Any], contexts: Any) -> Any:
@@ -333,23 +355,15 @@ def _print_context(done: Sequence[Any]) -> None:
     console().print(table)
 
 
-def _say_what_is_left(store: Store, report: Report, args: Mapping[str, Any]) -> None:
+def _say_what_is_left(store: Store, report: Report) -> None:
     from liquidations.archives import archive
     from liquidations.downloader import uncovered
     from liquidations.http import how_to_key
 
     jobs = [one.job for one in report.outcomes]
     if not any(job.questions for job in jobs) and not report.faults:
-        stored = any(len(one.coverage) for one in report.outcomes)
-        what = "what the sources have of the asked time is stored"
-        say(f"Nothing to download: {what if stored else 'no source could be asked for that time'}")
-    asked_for_time = args.get("timerange") or args.get("days")
-    _say_some(
-        f"Left out: {job.pair} {job.exchange} {job.source} {_times(*job.before)} is before what is "
-        "stored; --prepend gets it"
-        for job in jobs
-        if job.before and asked_for_time
-    )
+        say(f"Nothing to download: {_why_nothing(report)}")
+    _say_some(_left_out(job) for job in jobs if job.before)
     locked: dict[str, int] = {}
     for job in jobs:
         if job.locked:
@@ -358,9 +372,10 @@ def _say_what_is_left(store: Store, report: Report, args: Mapping[str, Any]) -> 
         say(f"{source}: {count:,} files need a key: {how_to_key(source, archive(source).ABOUT)}")
     _say_some(_absent(one) for one in report.outcomes if one.absent)
     _say_some(
-        f"No source has {pair} {exchange} {_times(start, end)} ({format_length(end - start)})"
-        for (exchange, pair), holes in uncovered(store, jobs).items()
-        for start, end in holes
+        f"{'No source has' if answered else 'Still missing:'} {pair} {exchange} "
+        f"{_times(start, end)} ({format_length(end - start)})"
+        for (exchange, pair), holes in uncovered(store, report.outcomes).items()
+        for start, end, answered in holes
     )
     failed = [one for one in report.outcomes if one.faults and one.job.missing]
     if failed:
@@ -371,6 +386,32 @@ def _say_what_is_left(store: Store, report: Report, args: Mapping[str, Any]) -> 
             "Revised: the source gives other values now than when they were first stored; both are "
             'kept, "vintage" in the config section says which are read'
         )
+
+
+def _why_nothing(report: Report) -> str:
+    jobs = [one.job for one in report.outcomes]
+    if any(job.before for job in jobs):
+        return "nothing follows what is stored"
+    if any(job.known and job.start < job.end and not job.missing for job in jobs):
+        return "what the sources have of the asked time is stored"
+    if jobs and all(job.start >= job.end for job in jobs):
+        shown = ", ".join(dict.fromkeys(format_period(job.period) for job in jobs))
+        return f"no period of {shown} of the asked time is over"
+    return "no source could be asked for that time"
+
+
+def _left_out(job: Job) -> str:
+    """Say what was left out because it is before what is stored, and whether it can be had."""
+    assert job.before is not None
+    start, end = job.before
+    name = f"Left out: {job.pair} {job.exchange} {job.source}"
+    if job.kept_from >= end:
+        return (
+            f"{name} {_times(start, end)} is before what is stored; {job.source} keeps bars of "
+            f"{format_period(job.period)} for less long, -t takes longer ones"
+        )
+    kept = max(start, job.kept_from)
+    return f"{name} {_times(kept, end)} is before what is stored; --prepend gets it"
 
 
 def _begins_late(one: Outcome) -> bool:
@@ -406,31 +447,29 @@ def _times(start: int, end: int) -> str:
 
 
 def _candles(
-    args: Mapping[str, Any],
-    config: Mapping[str, Any],
-    settings: Settings,
-    request: Request,
-    report: Report,
-) -> None:
+    args: Mapping[str, Any], config: Mapping[str, Any], request: Request, report: Report
+) -> list[Fault]:
     """Say which of Freqtrade's own data are missing, or let it download them."""
     own = config["exchange"].get("name")
     pairs = sorted({one.job.pair for one in report.outcomes if one.job.exchange == own})
     timeframes = args.get("timeframe") or [config.get("timeframe") or "1h"]
-    if not pairs:
-        return
     from liquidations.freqtrade_data import commands, download, missing
+    from liquidations.planner import Fault
 
     every = "1h" if OPEN_INTEREST in request.kinds else None
-    lacking = missing(config, pairs, timeframes, request.start, request.end, every=every)
-    lines = commands(lacking, config, args)
+    lacking, faults = [], []
+    for pair in pairs:
+        try:
+            lacking += missing(config, [pair], timeframes, request.start, request.end, every=every)
+        except LiquidationsError as error:
+            faults.append(Fault("freqtrade", pair, str(error)))
+    lines = commands(lacking, config, args) if lacking else []
     if not args["with_candles"]:
         for line in lines:
             say(f"Freqtrade's own data are missing; get them with: {line}")
-        return
+        return faults
     for line, code in zip(lines, download(lines), strict=True):
         if code:
-            from liquidations.planner import Fault
-
-            report.faults.append(
-                Fault("freqtrade", "", f"it ended with exit code {code}; run it yourself: {line}")
-            )
+            what = f"it ended with exit code {code}; run it yourself: {line}"
+            faults.append(Fault("freqtrade", "", what))
+    return faults

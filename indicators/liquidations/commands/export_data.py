@@ -11,7 +11,7 @@ import numpy as np
 
 from liquidations.candles import format_period, format_time
 from liquidations.commands.common import console, load_config, load_settings, say, store_url
-from liquidations.commands.import_data import tracked
+from liquidations.commands.import_data import pair_filter, tracked
 from liquidations.errors import LiquidationsError
 from liquidations.event import SIMULATED
 from liquidations.exchanges import EXCHANGES
@@ -46,31 +46,23 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
 def run(args: dict[str, Any]) -> int:
     """Write the recording, and print what is in it."""
     from freqtrade.configuration import TimeRange
-    from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
 
     from liquidations.recording import SUMS, export
     from liquidations.store import Series, Store
 
     config = load_config({**args, "pairs": None})
+    fits = pair_filter(args.get("pairs"))
     exchanges = load_settings(args, config).exchanges if args.get("exchange") else EXCHANGES
     asked = TimeRange.parse_timerange(args.get("timerange"))
     span = asked.startts * 1000, asked.stopts * 1000 or 2**62
     if span[0] >= span[1]:
         raise LiquidationsError(f"--timerange {args['timerange']} is empty")
     with Store(store_url(config)) as store:
-        pairs = None
-        if args.get("pairs"):
-            with store.read() as reader:
-                stored = sorted({one.pair for one in reader.series()})
-            try:
-                pairs = expand_pairlist(args["pairs"], stored)
-            except ValueError as error:
-                raise LiquidationsError(str(error)) from error
 
         def chosen(one: Series) -> bool:
             return (
                 one.exchange in exchanges
-                and (pairs is None or one.pair in pairs)
+                and fits(one.pair)
                 and args.get("source") in (None, one.source)
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,12 +75,13 @@ def _place(text: str) -> Place:
 
 
 def run(args: dict[str, Any]) -> int:
-    """Import all files or none, and say what was new."""
+    """Read all files, import them, and say what was new."""
     from liquidations.importer import find_files, read_files, shown, write_parts
     from liquidations.markets import okx_contracts
     from liquidations.store import Store
 
     config = load_config({**args, "pairs": None})
+    fits = pair_filter(args.get("pairs"))
     db_url = store_url(config)
     exchange = config["exchange"]
     ccxt_config = exchange.get("ccxt_config", {}) if exchange.get("name") == "okx" else {}
@@ -102,7 +103,7 @@ def run(args: dict[str, Any]) -> int:
         args["source"],
         options,
         _prices(config),
-        args.get("pairs") or (),
+        fits,
         chosen,
     )
     with Store(db_url, create=True) as store:
@@ -116,6 +117,28 @@ def run(args: dict[str, Any]) -> int:
         say(f"{shown(file)}: another kind of answer, passed over")
     say(f"Store: {name}")
     return 0
+
+
+def pair_filter(patterns: Sequence[str] | None) -> Callable[[str], bool]:
+    """Return what tells whether a pair is one of some, or fits a regular expression of them.
+
+    :param patterns: none means all pairs
+    :raises LiquidationsError: if one is no regular expression.
+    """
+    from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
+
+    if not patterns:
+        return lambda _: True
+    wanted = list(patterns)
+
+    def fits(pair: str) -> bool:
+        return pair in wanted or bool(expand_pairlist(wanted, [pair]))
+
+    try:
+        fits("")
+    except ValueError as error:
+        raise LiquidationsError(str(error)) from error
+    return fits
 
 
 def tracked(items: Iterable[Item], total: int, text: str) -> Iterator[Item]:
