@@ -1,6 +1,7 @@
 """What several tests share: the recorded data, a fresh store, and events and bars drawn by hand."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from liquidations.event import SIDES, Bars, Events, Ints, make_events
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100)
 settings.register_profile("search", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -54,7 +54,7 @@ ELSEWHERE = {
             "liquidations download-data -p BTC/USDT:USDT ETH/USDT:USDT --days 30",
             "liquidations download-data -c config.json --days 30",
             "liquidations download-data -p BTC/USDT:USDT --timerange 20240801-20240901 -t 1h",
-            "liquidations download-data -p .*/USDT:USDT --exchange all --source coinalyze",
+            "liquidations download-data -p '.*/USDT:USDT' --exchange all --source coinalyze",
         ),
         "tests/test_download_data.py, beside sources that answer",
     ),

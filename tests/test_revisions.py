@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import bars_of, spans, utc
+from conftest import bars_of, events_of, same_bits, spans, utc
 from hypothesis import given
 from hypothesis import strategies as st
 
 from liquidations.candles import candle_opens
 from liquidations.errors import LiquidationsError
-from liquidations.event import Bars
+from liquidations.event import Bars, merge_intervals, without_intervals
 from liquidations.provider import LiquidationProvider
 from liquidations.settings import Settings, read_settings
 from liquidations.store import Inserted, Store
@@ -149,3 +149,57 @@ def test_an_empty_answer_over_what_was_told_revises_it_all(store):
         )
     assert done == Inserted(revised=2)
     assert long_of(store, "last") == [0.0] * 4
+
+
+# --- removing what was imported of some time ------------------------------------------------------
+
+
+def test_what_is_removed_of_some_time_is_unknown_again_and_can_come_back(store):
+    told(store, {0: (1, 2), 1: (3, 4), 3: (9, 9)}, 4, 100)
+    untouched = store.fingerprint()
+    told(store, {0: (1, 2), 1: (5, 4), 3: (9, 9)}, 4, 200)
+    with store.write() as writer:
+        span = spans((T + HOUR, T + 3 * HOUR))
+        writer.remove("binance", PAIR, "coinalyze", period=HOUR, spans=span)
+    nan = np.nan
+    for vintage in ("first", "last"):
+        assert np.array_equal(long_of(store, vintage), [1.0, nan, nan, 9.0], equal_nan=True)
+    assert revisions_of(store) == []
+    told(store, {0: (1, 2), 1: (3, 4), 3: (9, 9)}, 4, 300)
+    assert long_of(store, "first") == [1.0, 3.0, 0.0, 9.0]
+    assert store.fingerprint() == untouched  # equal data, equal digest
+
+
+events = st.lists(
+    st.tuples(st.integers(0, 5 * 60_000), st.sampled_from(["long", "short"])), max_size=12
+)
+times = st.lists(st.tuples(st.integers(0, 5 * 60_000), st.integers(0, 5 * 60_000)), max_size=3)
+
+
+@given(events, times)
+def test_events_removed_of_any_time_leave_what_was_never_told(tmp_path_factory, rows, cut):
+    folder = tmp_path_factory.mktemp("removed")
+    whole = events_of(*((T + at, side, 1.0 + at) for at, side in rows))
+    cover = spans((T, T + 5 * 60_000))
+    gone = merge_intervals(np.array([[T + a, T + b] for a, b in cut], np.int64).reshape(-1, 2))
+    kept = whole.take([not any(a <= t < b for a, b in gone.tolist()) for t in whole.timestamp])
+    with (
+        Store(f"sqlite:///{folder / 'one.sqlite'}", create=True) as one,
+        Store(f"sqlite:///{folder / 'other.sqlite'}", create=True) as other,
+    ):
+        with one.write() as writer:
+            writer.insert("okx", PAIR, "okx", whole, cover)
+            writer.remove("okx", PAIR, "okx", spans=gone)
+        with other.write() as writer:
+            writer.insert("okx", PAIR, "okx", kept, without_intervals(cover, gone))
+        found = []
+        for store in (one, other):
+            with store.read() as reader:
+                (series,) = reader.series()
+                span = (series, 0, 2**62)
+                found.append((reader.events(*span), reader.bars(*span), reader.coverage(series)))
+        (mine, bars, covered), (expected, expected_bars, expected_covered) = found
+        same_bits(mine, expected)
+        same_bits(bars, expected_bars, "timestamp", "long", "short", "long_count", "short_count")
+        assert covered.tolist() == expected_covered.tolist()
+        assert one.fingerprint() == other.fingerprint()

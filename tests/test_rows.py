@@ -423,6 +423,63 @@ def test_a_removed_series_leaves_the_feed_alone(store):
         assert done == Inserted(new=1)
 
 
+told = st.lists(
+    st.tuples(st.integers(0, 8 * MINUTE - 1), st.sampled_from(["long", "short"]), st.booleans()),
+    max_size=10,
+)
+
+
+@given(told, st.integers(0, 8), st.integers(1, 8), st.booleans())
+def test_what_is_imported_over_a_feed_leaves_no_liquidation_out_of_what_it_covers(
+    store, rows, first, length, repeats
+):
+    """An import fills gaps as if it had been heard in time; what came late comes in time then."""
+    channel, pair = fresh()
+    end = START + 8 * MINUTE
+    span = spans((START + first * MINUTE, START + (first + length) * MINUTE))
+    early, late = (
+        events_of(*((START + at, side, 1.0 + at) for at, side, was in rows if was is late))
+        for late in (False, True)
+    )
+    with store.write() as writer:
+        feed = writer.feed("okx", channel, "okx")
+        writer.join(feed, [pair], START)
+        feed, _ = writer.append(feed, {pair: early}, 0)
+        feed = writer.seal(writer.cover(feed, START, START + 2 * MINUTE), end, end)
+        feed, _ = writer.append(feed, {pair: late}, end + MINUTE)
+        feed = writer.seal(writer.cover(feed, START, end, end + MINUTE), end, end)
+        known = writer.events(series_of(writer, pair), *FOREVER)
+        before = series_of(writer, pair)
+        writer.insert("okx", pair, "okx", known if repeats else known.take(slice(0, 0)), span)
+        series = series_of(writer, pair)
+        source = writer.source(series, START, START + SPAN)
+        same_bits(writer.events(series, *FOREVER), known)  # nothing doubled, nothing lost
+    assert (series.digest, series.live) != (before.digest, before.live)
+    opens = np.arange(span[0, 0], span[0, 1], MINUTE)
+    candles = source_candles(source, opens, opens + MINUTE)
+    assert candles.coverage.tolist() == [1.0] * length
+    for at, open_ in enumerate(opens.tolist()):
+        inside = known.take((known.timestamp >= open_) & (known.timestamp < open_ + MINUTE))
+        assert candles.long[at] == inside.value_usd[inside.side == 0].sum()
+        assert candles.short[at] == inside.value_usd[inside.side == 1].sum()
+        assert candles.long_count[at] == (inside.side == 0).sum()
+
+
+def test_events_and_bars_of_one_source_are_never_added(store):
+    _, pair = fresh()
+    events = events_of(("2024-08-05 03:00", "long", 10.0))
+    bar = to_bars(events)
+    vendor = replace(bar, **{name: bar.long * np.nan for name in bar.names() if "_" in name})
+    day = spans(("2024-08-05", "2024-08-06"))
+    for first, second in ((vendor, events), (events, vendor), (events, bar), (bar, events)):
+        _, pair = fresh()
+        with store.write() as writer:
+            writer.insert("binance", pair, "coinalyze", first, day)
+        refused = pytest.raises(LiquidationsError, match="needs another source's name")
+        with refused, store.write() as writer:
+            writer.insert("binance", pair, "coinalyze", second, day)
+
+
 # --- an older store -------------------------------------------------------------------------------
 
 

@@ -352,10 +352,21 @@ def common_intervals(one: Ints, other: Ints) -> Ints:
     >>> common_intervals(np.array([[1, 5], [7, 9]]), np.array([[3, 8]])).tolist()
     [[3, 5], [7, 8]]
     """
+    return _pieces(one, other, both=True)
+
+
+def without_intervals(one: Ints, other: Ints) -> Ints:
+    """Return what of sorted disjoint intervals does not lie in others.
+
+    >>> without_intervals(np.array([[1, 5], [7, 9]]), np.array([[3, 8]])).tolist()
+    [[1, 3], [8, 9]]
+    """
+    return _pieces(one, other, both=False)
+
+
+def _pieces(one: Ints, other: Ints, *, both: bool) -> Ints:
     edges = np.unique(np.concatenate((one.ravel(), other.ravel())))
-    if not len(one) or not len(other):
-        return np.empty((0, 2), np.int64)
-    inside = is_within(one, edges[:-1]) & is_within(other, edges[:-1])
+    inside = is_within(one, edges[:-1]) & (is_within(other, edges[:-1]) == both)
     return merge_intervals(np.column_stack((edges[:-1], edges[1:]))[inside])
 
 

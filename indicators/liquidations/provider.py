@@ -241,7 +241,7 @@ class LiquidationProvider:
         """Tell which source each candle was taken from.
 
         :return: by exchange and contract, such as ``"binance BTC/USDT:USDT"``, an array of texts
-            such as ``"coinalyze 1h"``; empty where none observed anything
+            such as ``"coinalyze 1h"``; empty where none observed enough
         """
         closes = candle_closes(opens, timeframe)
         found = {}
@@ -250,7 +250,9 @@ class LiquidationProvider:
             for exchange, contracts in find(reads, pair, settings).items():
                 for name, series in contracts.items():
                     sources = _sources(reads, series, opens, closes, settings)
-                    _, taken = _best(sources, opens, closes, settings)
+                    best, taken = _best(sources, opens, closes, settings)
+                    used = (best.coverage >= settings.min_coverage) & (best.coverage > 0)
+                    taken = np.where(used, taken, -1)
                     names = [f"{one.name} {format_period(one.period)}" for one in sources]
                     found[f"{exchange} {name}"] = np.array([*names, ""], dtype=object)[taken]
         return found

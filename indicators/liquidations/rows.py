@@ -24,6 +24,7 @@ from liquidations.event import (
     Events,
     Ints,
     digest_of,
+    is_within,
     merge_intervals,
     order_of,
     repeats,
@@ -421,6 +422,30 @@ def last_events(
         .limit(most)
     )
     return [(one, at, side, usd) for one, at, side, usd in connection.execute(question)]
+
+
+def accept(connection: Connection, series: int, spans: Ints) -> Events:
+    """Let what came late within some intervals count as in time; return those events.
+
+    Somebody else has told of that time: who reads it as observed must not miss what is stored.
+    """
+    if not len(spans):
+        return Events.concat([])
+    within = {"of_id": series, "first": int(spans[0, 0]), "last": int(spans[-1, 1])}
+    rows = connection.execute(_LATE_OF, within).all()
+    *columns, _ = _columns(rows, (*Events.dtypes().values(), np.int64))
+    events = Events(*columns)
+    events = events.take(is_within(spans, events.timestamp))
+    if len(events):
+        own = EVENT.c.series_id == series
+        at = (EVENT.c.timestamp == sa.bindparam("of_time")) & (
+            EVENT.c.key == sa.bindparam("of_key")
+        )
+        keys = _rows({"of_time": events.timestamp, "of_key": events.key})
+        connection.execute(sa.update(EVENT).where(own & at).values(known=0), keys)
+        bars = _bar_rows(np.full(len(events), series), events)
+        connection.execute(insert_new(connection, BAR, add=tuple(_SUMS)), bars)
+    return events
 
 
 def insert_events(

@@ -120,13 +120,14 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 def secret_keys() -> tuple[str, ...]:
     """Name what nobody else may see of the section, each by its path of keys."""
-    own = (f"sources.{name}.key" for name in ARCHIVES)
+    own = (f"sources.{name}.{key}" for name in ARCHIVES for key in ("key", "url"))
     return tuple(f"{SECTION}.{key}" for key in ("db_url", "ccxt_config", *own))
 
 
 def read_source(config: Mapping[str, Any], source: str) -> dict[str, str]:
     """Read what the section says of a source of history: its ``key`` and ``url``, if it does."""
-    return dict(_sources_section(config).get(source, {}))
+    found = _sources_section(config).get(source, {})
+    return {name: str(value) for name, value in found.items()}
 
 
 def read_ccxt_config(config: Mapping[str, Any], exchange: str) -> dict[str, Any]:
@@ -163,8 +164,9 @@ def _sources_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if name not in ARCHIVES or not isinstance(own, Mapping):
             raise _wrong("sources", name, allowed)
         for key, value in own.items():
-            # What is wrong may be a key: it is not shown.
-            if key not in ("key", "url") or not isinstance(value, str):
+            # What is wrong may be a key: it is not shown. Freqtrade reads digits in an environment
+            # variable as a number.
+            if key not in ("key", "url") or not isinstance(value, str | int):
                 raise _wrong(f"sources.{name}", key, '"key" and "url", both texts')
     return section
 

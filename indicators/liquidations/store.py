@@ -41,6 +41,7 @@ from liquidations.event import (
     digest_of,
     is_within,
     merge_intervals,
+    without_intervals,
 )
 from liquidations.pairs import base_of
 from liquidations.rows import Feed, Told
@@ -526,22 +527,33 @@ class Writer(Reader):
         counted = isinstance(rows, Events) or not np.isnan(rows.long_count).all()
         series = self._series(exchange, pair, source, int(period), counted)
         coverage = merge_intervals(coverage)
+        if isinstance(rows, Events) != self._single_events(series, rows):
+            raise LiquidationsError(
+                f"the source {source} tells {pair} of {exchange} in "
+                f"{'single events' if series.counted else 'bars'} already; what is told otherwise "
+                "needs another source's name, else it would be added"
+            )
         if isinstance(rows, Events):
             if rows.origin.any():
                 rows = self._with_origins(rows, origins)
             conflicts = self._conflicts(series, rows, coverage)
             done, digest = self._insert_events(series, rows)
             done.conflicts = conflicts
+            late = live_rows.accept(self._connection, series.id, coverage)
+            digest += digest_of(late.timestamp, late.key)
         else:
             now = time.time_ns() // 1_000_000 if recorded is None else recorded
             done, digest = self._insert_bars(series, rows, coverage, now)
         digest += self._cover(series, coverage)
-        total = (series.digest + digest + 2**63) % 2**64 - 2**63
+        self._save_digest(series, digest)
+        return done
+
+    def _save_digest(self, series: Series, change: int) -> None:
+        total = (series.digest + change + 2**63) % 2**64 - 2**63
         if total != series.digest:
             self._connection.execute(
                 sa.update(SERIES).where(SERIES.c.id == series.id).values(digest=total)
             )
-        return done
 
     def _series(self, exchange: str, pair: str, source: str, period: int, counted: bool) -> Series:
         """Find or make the series, and lock it against other writers until the end."""
@@ -562,13 +574,83 @@ class Writer(Reader):
             row = self._connection.execute(question).one()
         return Series(*row)
 
-    def remove(self, exchange: str, pair: str, source: str) -> None:
-        """Remove all that a source told of a contract."""
-        names = {"exchange": exchange, "pair": pair, "source": source}
-        known = sa.select(SERIES.c.id).filter_by(**names)
+    def remove(
+        self,
+        exchange: str,
+        pair: str,
+        source: str,
+        *,
+        period: int | None = None,
+        spans: Ints | None = None,
+    ) -> None:
+        """Remove what a source told of a contract.
+
+        :param period: of the bars (ms); default all
+        :param spans: intervals (ms) of which only what was imported is removed: events, bars that
+            begin in them, revisions and coverage; default all there is, live rows too
+        """
+        names: dict[str, str | int] = {"exchange": exchange, "pair": pair, "source": source}
+        if period is not None:
+            names["period"] = int(period)
+        known = sa.select(SERIES).filter_by(**names)
+        if spans is not None:
+            for row in self._connection.execute(known.with_for_update()).all():
+                self._clear(Series(*row), merge_intervals(spans))
+            return
+        ids = known.with_only_columns(SERIES.c.id)
         for table in (SEGMENT, COVERAGE, REVISION, *live_rows.OF_SERIES):
-            self._connection.execute(sa.delete(table).where(table.c.series_id.in_(known)))
+            self._connection.execute(sa.delete(table).where(table.c.series_id.in_(ids)))
         self._connection.execute(sa.delete(SERIES).filter_by(**names))
+
+    def _clear(self, series: Series, spans: Ints) -> None:
+        """Remove from the segments, revisions and coverage of a series what lies in the spans."""
+        if not len(spans):
+            return
+        first, last = int(spans[0, 0]), int(spans[-1, 1])
+        bars = self._packed_bars(series, first // series.period * series.period, last)
+        gone = self._packed_events(series, first, last)
+        gone = gone.take(is_within(spans, gone.timestamp))
+        if len(gone):
+            self._drop_events(series, gone)
+            digest = digest_of(gone.timestamp, gone.key)
+        else:
+            bars = bars.take(is_within(spans, bars.timestamp))
+            self._replace_bars(series, bars, Bars.concat([]))
+            digest = digest_of(bars.timestamp, bars.long, bars.short)
+        of_series = REVISION.c.series_id == series.id
+        for start, end in spans.tolist():
+            within = {"of_id": series.id, "first": start, "last": end}
+            rows = self._connection.execute(_REVISIONS_OF, within).all()
+            digest += _digest_of_revisions(
+                *(np.array([tuple(row) for row in rows]).reshape(-1, 4).T[:3])
+            )
+            told = of_series & (REVISION.c.timestamp >= start) & (REVISION.c.timestamp < end)
+            self._connection.execute(sa.delete(REVISION).where(told))
+        held = _intervals(self._connection.execute(_COVERAGE_OF, {"of_id": series.id}))
+        left = without_intervals(held, spans)
+        self._connection.execute(sa.delete(COVERAGE).where(COVERAGE.c.series_id == series.id))
+        digest += digest_of(held[:, 0], held[:, 1])
+        self._save_digest(series, self._cover(replace(series, digest=0), left) - digest)
+
+    def _drop_events(self, series: Series, gone: Events) -> None:
+        for start, part in _by_segment(gone, EVENTS):
+            held = self._packed_events(series, start, start + _span(EVENTS))
+            kept = held.take(~live_rows.same(held, part.timestamp, part.key))
+            self._put(series, EVENTS, start, len(kept), pack_events(kept))
+        # Of a minute that is cut in two some events are left.
+        wrong = to_bars(gone, series.period)
+        first, last = wrong.timestamp[0], wrong.timestamp[-1] + series.period
+        right = to_bars(self._packed_events(series, first, last), series.period)
+        self._replace_bars(series, wrong, right.take(np.isin(right.timestamp, wrong.timestamp)))
+
+    def _replace_bars(self, series: Series, wrong: Bars, right: Bars) -> None:
+        for start, _ in _by_segment(wrong, series.period):
+            end = start + _span(series.period)
+            old = self._packed_bars(series, start, end)
+            kept = old.take(~np.isin(old.timestamp, wrong.timestamp))
+            bars = Bars.concat([kept, _between(right, start, end)])
+            bars = bars.take(np.argsort(bars.timestamp))
+            self._put(series, series.period, start, len(bars), pack_bars(bars))
 
     # --- live feeds ---
 
@@ -683,6 +765,19 @@ class Writer(Reader):
             self._put(series, series.period, start, len(bars), pack_bars(bars))
         return Inserted(len(new), asked - len(new)), digest_of(new.timestamp, new.key)
 
+    def _single_events(self, series: Series, rows: Events | Bars) -> bool:
+        """Tell whether a series is made of events, or may be, if these rows are its first ones."""
+        if not series.counted:
+            return False
+        if series.period != MINUTE:
+            return isinstance(rows, Events)
+        packed = sa.select(SEGMENT.c.period).where(SEGMENT.c.series_id == series.id)
+        kinds = set(self._connection.scalars(packed.distinct()))
+        told = sa.select(MEMBER.c.series_id).where(MEMBER.c.series_id == series.id).limit(1)
+        if EVENTS in kinds or self._connection.scalar(told) is not None:
+            return True
+        return isinstance(rows, Events) and MINUTE not in kinds
+
     def _conflicts(self, series: Series, events: Events, coverage: Ints) -> int:
         """Count the events that one side lacks of the time that both observed."""
         series = replace(series, live=0)  # in case that a feed tells it too
@@ -702,6 +797,11 @@ class Writer(Reader):
         for name in origins:
             if name not in known:
                 known[name] = max(known.values()) + 1
+                if known[name] > np.iinfo(np.int16).max:
+                    raise LiquidationsError(
+                        f"this store knows {known[name] - 1:,} recorders already, and can't tell "
+                        "more apart; import this recording into a store of its own"
+                    )
                 self._connection.execute(sa.insert(ORIGIN).values(id=known[name], name=name))
         numbers = np.array([0, *(known[name] for name in origins)], dtype=np.int16)
         return replace(events, origin=numbers[events.origin])
@@ -726,7 +826,7 @@ class Writer(Reader):
             digest += digest_of(part.timestamp, part.long, part.short)
         changed = self._changed(series, stored, bars, common_intervals(observed, told))
         self._revise(series, changed, now)
-        digest += digest_of(changed.timestamp, changed.long, changed.short, changed.long_count)
+        digest += _digest_of_revisions(changed.timestamp, changed.long, changed.short)
         again = int(known.sum()) - int(np.isin(bars.timestamp, changed.timestamp).sum())
         return Inserted(len(bars) - int(known.sum()), again, len(changed)), digest
 
@@ -788,6 +888,11 @@ class Writer(Reader):
             ],
         )
         return digest_of(merged[:, 0], merged[:, 1]) - digest_of(old[:, 0], old[:, 1])
+
+
+def _digest_of_revisions(time: np.ndarray, long: Floats, short: Floats) -> int:
+    """Hash revisions, of which one must not look like a bar."""
+    return digest_of(time.astype(np.int64), long, short, np.full(len(time), np.nan))
 
 
 def _spans(bars: Bars, period: int) -> Ints:
