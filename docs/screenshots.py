@@ -1,4 +1,4 @@
-"""Take pictures of what `liquidations plot` draws, docs/plot*.png, all of a SIMULATED market.
+"""Take pictures of our pages, docs/plot*.png and docs/study.png, all of a SIMULATED market.
 
 ::
 
@@ -22,6 +22,7 @@ from pictures import BTC, DAYS, DEALT, PARAMETERS, START
 
 from liquidations.cli import run
 from liquidations.event import DAY, MINUTE, SIMULATED
+from liquidations.page import photograph
 from liquidations.simulate import HOUR, resample, simulate
 from liquidations.store import Store
 
@@ -77,6 +78,12 @@ def main() -> None:
             if code := run(["plot", "-p", BTC, *where, *words, "-o", str(file)]):
                 sys.exit(code)
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+        page, file = Path(folder) / "study.html", FOLDER / "study.png"
+        days = "--timerange 20250502-20250613 --coverage 0.5".split()
+        if code := run(["study", "-p", BTC, "-t", "1h", *where, *days, "-o", str(page)]):
+            sys.exit(code)
+        photograph(page.read_text(), file, 1200, 1500)
+        print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
