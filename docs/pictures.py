@@ -11,8 +11,6 @@ readings of the columns. plotly (``pip install '.[plot]'``) draws, Chromium take
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,18 +26,17 @@ from plotly.subplots import make_subplots
 
 import liquidations as liq
 from liquidations.candles import timeframe_ms
+from liquidations.chart import GREY, LIGHT, LONGS, PURPLE, RATIO, SHORTS, TEAL
 from liquidations.event import DAY, LONG, MINUTE, SIMULATED, Events, make_events
+from liquidations.page import find_browser, photograph
 from liquidations.simulate import HOUR, Parameters, resample, simulate
 from liquidations.store import Store
 
 
 FOLDER = Path(__file__).parent / "readings"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 WIDTH, HEIGHT = 1000, 500
-LONGS, SHORTS, RATIO = "#d32f2f", "#388e3c", "#2962ff"
-ORANGE, PURPLE, TEAL = "#ef6c00", "#6a1b9a", "#00838f"
-LIGHT, GREY, DARK = "#eeeeee", "#9e9e9e", "#546e7a"
+ORANGE, DARK = "#ef6c00", "#546e7a"
 BAND, EDGE = "rgba(41, 98, 255, 0.15)", {"width": 0, "shape": "hvh"}
 HEAT = [[0, "white"], [0.3, "#fff3c4"], [0.65, "#ffb74d"], [1, "#e64a19"]]
 
@@ -612,31 +609,22 @@ PICTURES: dict[str, Callable[[Simulated], go.Figure]] = {
 # --- photographs ----------------------------------------------------------------------------------
 
 
-def photograph(browser: str, figure: go.Figure, file: Path) -> None:
-    """Let Chromium show a figure, and keep what it shows as a PNG."""
-    with TemporaryDirectory() as folder:
-        page = Path(folder) / "page.html"
-        drawing = figure.to_html(include_plotlyjs=True, config={"staticPlot": True})
-        page.write_text(drawing.replace("<body>", '<body style="margin: 0">'))
-        words = "--headless --no-sandbox --hide-scrollbars --force-device-scale-factor=1"
-        command = [browser, *words.split(), f"--user-data-dir={folder}"]
-        command += ["--virtual-time-budget=5000", f"--window-size={WIDTH},{HEIGHT}"]
-        command += [f"--screenshot={file}", page.as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=100)
+def html(figure: go.Figure) -> str:
+    """Return a page of a figure, without buttons and margins."""
+    drawing = figure.to_html(include_plotlyjs=True, config={"staticPlot": True})
+    return drawing.replace("<body>", '<body style="margin: 0">')
 
 
 def main(words: list[str]) -> None:
     """Make all pictures, or those that have one of the words in their names."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit(f"no Chromium: install one of {', '.join(BROWSERS)}")
+    find_browser()
     FOLDER.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
         market = Simulated(Path(folder))
         for name, picture in PICTURES.items():
             if not words or any(word in name for word in words):
                 file = FOLDER / f"{name}.png"
-                photograph(browser, picture(market), file)
+                photograph(html(picture(market)), file, WIDTH, HEIGHT)
                 print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 

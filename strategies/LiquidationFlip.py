@@ -11,6 +11,10 @@ from pandas import DataFrame
 from liquidations import add_liquidations, extreme, flip, prepare_liquidations, shift
 
 
+# Lets plot-dataframe show a candle whose neighbours have no ratio; FreqUI passes over "plotly".
+DOTS = {"mode": "lines+markers", "marker": {"size": 3, "color": "#2962ff"}}
+
+
 class LiquidationFlip(IStrategy):
     """Enter where the hit side flips against the bias of 4h; exit where it flips back."""
 
@@ -29,14 +33,21 @@ class LiquidationFlip(IStrategy):
     hysteresis = DecimalParameter(0.0, 0.3, default=0.1, decimals=2, space="sell")
 
     plot_config = {
+        "main_plot": {},
         "subplots": {
             "Imbalance": {
-                "liq_imbalance": {"color": "#2962ff"},
+                "liq_imbalance": {"color": "#2962ff", "plotly": DOTS},
                 "liq_imbalance_4h": {"color": "#ff6d00"},
-                "midpoint": {"color": "#9e9e9e"},
+                "midpoint": {"color": "#9e9e9e", "plotly": {"line_dash": "dot"}},
+                "extreme_long": {"color": "#d32f2f", "plotly": {"line_dash": "dot"}},
+                "extreme_short": {"color": "#388e3c", "plotly": {"line_dash": "dot"}},
             },
-            "Flip": {"flip": {"color": "#6a1b9a", "type": "bar"}},
-        }
+            "USD": {
+                "liq_long": {"color": "#d32f2f", "type": "bar", "plotly": {"offsetgroup": "usd"}},
+                "short_down": {"color": "#388e3c", "type": "bar", "plotly": {"offsetgroup": "usd"}},
+            },
+            "Signal": {"flip": {"color": "#6a1b9a", "type": "bar"}},
+        },
     }
 
     def __init__(self, config: dict) -> None:
@@ -46,8 +57,11 @@ class LiquidationFlip(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
         dataframe = add_liquidations(self, dataframe, metadata, informative=self.higher)
-        dataframe["midpoint"] = 0.5
-        dataframe["flip"] = flip(dataframe["liq_imbalance"])
+        dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
+        dataframe["short_down"] = -dataframe["liq_short"]  # drawn below zero
+        # Drawn as unknown where nobody listened; the reading itself says 0 there.
+        observed = dataframe["liq_total"].notna()
+        dataframe["flip"] = flip(dataframe["liq_imbalance"]).where(observed)
         return dataframe
 
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:

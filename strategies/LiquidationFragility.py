@@ -18,6 +18,10 @@ from liquidations import (
 )
 
 
+# Lets plot-dataframe show a candle whose neighbours have no ratio; FreqUI passes over "plotly".
+DOTS = {"mode": "lines+markers", "marker": {"size": 3, "color": "#2962ff"}}
+
+
 class LiquidationFragility(IStrategy):
     """Enter against an extreme without a price extreme; exit at the opposite, or a new crowd."""
 
@@ -35,14 +39,22 @@ class LiquidationFragility(IStrategy):
     crowd = DecimalParameter(0.005, 0.05, default=0.02, decimals=3, space="sell")
 
     plot_config = {
+        "main_plot": {},
         "subplots": {
             "Imbalance": {
-                "liq_imbalance": {"color": "#2962ff"},
-                "fragile": {"color": "#6a1b9a", "type": "bar"},
+                "liq_imbalance": {"color": "#2962ff", "plotly": DOTS},
+                "midpoint": {"color": "#9e9e9e", "plotly": {"line_dash": "dot"}},
+                "extreme_long": {"color": "#d32f2f", "plotly": {"line_dash": "dot"}},
+                "extreme_short": {"color": "#388e3c", "plotly": {"line_dash": "dot"}},
+            },
+            "USD": {
+                "liq_long": {"color": "#d32f2f", "type": "bar", "plotly": {"offsetgroup": "usd"}},
+                "short_down": {"color": "#388e3c", "type": "bar", "plotly": {"offsetgroup": "usd"}},
             },
             "Open interest": {"liq_open_interest": {"color": "#00838f"}},
             "Funding": {"liq_funding_rate": {"color": "#ef6c00"}},
-        }
+            "Signal": {"fragile": {"color": "#6a1b9a", "type": "bar"}},
+        },
     }
 
     def __init__(self, config: dict) -> None:
@@ -55,7 +67,10 @@ class LiquidationFragility(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
         dataframe = add_context(self, dataframe, metadata)
-        dataframe["fragile"] = fragile(dataframe)
+        dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
+        dataframe["short_down"] = -dataframe["liq_short"]  # drawn below zero
+        # Drawn as unknown where nobody listened; the reading itself says 0 there.
+        dataframe["fragile"] = fragile(dataframe).where(dataframe["liq_total"].notna())
         # Rows come once an hour, an hour late: a day of hours, or two hours of five minutes.
         dataframe["interest"] = open_interest_change(dataframe["liq_open_interest_amount"], 24)
         return dataframe

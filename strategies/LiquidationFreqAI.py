@@ -25,6 +25,10 @@ from pandas import DataFrame
 from liquidations import add_liquidations, prepare_liquidations, window_imbalance
 
 
+# Lets plot-dataframe show a candle whose neighbours have no ratio; FreqUI passes over "plotly".
+DOTS = {"mode": "lines+markers", "marker": {"size": 3, "color": "#2962ff"}}
+
+
 class LiquidationFreqAI(IStrategy):
     """Enter where a move is predicted that is large against those learned; exit where it turns."""
 
@@ -38,11 +42,21 @@ class LiquidationFreqAI(IStrategy):
     strength = DecimalParameter(0.1, 1.5, default=0.5, decimals=2, space="buy")
 
     plot_config = {
+        "main_plot": {},
         "subplots": {
-            "Predicted move": {"&-move": {"color": "#2962ff"}},
-            "Known": {"%%-known": {"color": "#9e9e9e"}},
-            "Imbalance": {"liq_imbalance": {"color": "#d32f2f"}},
-        }
+            "Imbalance": {
+                "liq_imbalance": {"color": "#2962ff", "plotly": DOTS},
+                "midpoint": {"color": "#9e9e9e", "plotly": {"line_dash": "dot"}},
+                "extreme_long": {"color": "#d32f2f", "plotly": {"line_dash": "dot"}},
+                "extreme_short": {"color": "#388e3c", "plotly": {"line_dash": "dot"}},
+            },
+            "USD": {
+                "liq_long": {"color": "#d32f2f", "type": "bar", "plotly": {"offsetgroup": "usd"}},
+                "short_down": {"color": "#388e3c", "type": "bar", "plotly": {"offsetgroup": "usd"}},
+            },
+            "Predicted move": {"move": {"color": "#6a1b9a"}, "least": {"color": "#9e9e9e"}},
+            "Known": {"%%-known": {"color": "#9e9e9e", "type": "bar"}},
+        },
     }
 
     def __init__(self, config: dict) -> None:
@@ -75,10 +89,12 @@ class LiquidationFreqAI(IStrategy):
 
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
+        dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
+        dataframe["short_down"] = -dataframe["liq_short"]  # drawn below zero
         dataframe = self.freqai.start(dataframe, metadata, self)
         trusted = dataframe["do_predict"].eq(1) & dataframe["%%-known"].eq(1)
         least = self.strength.value * dataframe["&-move_std"]
-        return dataframe.assign(move=dataframe["&-move"].where(trusted, 0.0), least=least)
+        return dataframe.assign(move=dataframe["&-move"].where(trusted), least=least.where(trusted))
 
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe.loc[dataframe["move"] > dataframe["least"], "enter_long"] = 1

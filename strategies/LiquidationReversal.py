@@ -18,6 +18,10 @@ from liquidations import (
 )
 
 
+# Lets plot-dataframe show a candle whose neighbours have no ratio; FreqUI passes over "plotly".
+DOTS = {"mode": "lines+markers", "marker": {"size": 3, "color": "#2962ff"}}
+
+
 class LiquidationReversal(IStrategy):
     """Enter against a capitulation; exit at balance, or at an extreme of the other side."""
 
@@ -36,19 +40,20 @@ class LiquidationReversal(IStrategy):
     band = DecimalParameter(0.05, 0.25, default=0.15, decimals=2, space="sell")
 
     plot_config = {
+        "main_plot": {},
         "subplots": {
             "Imbalance": {
-                "liq_imbalance": {"color": "#2962ff"},
-                "midpoint": {"color": "#9e9e9e"},
-                "extreme_long": {"color": "#d32f2f"},
-                "extreme_short": {"color": "#388e3c"},
+                "liq_imbalance": {"color": "#2962ff", "plotly": DOTS},
+                "midpoint": {"color": "#9e9e9e", "plotly": {"line_dash": "dot"}},
+                "extreme_long": {"color": "#d32f2f", "plotly": {"line_dash": "dot"}},
+                "extreme_short": {"color": "#388e3c", "plotly": {"line_dash": "dot"}},
             },
             "USD": {
-                "liq_long": {"color": "#d32f2f", "type": "bar"},
-                "liq_short": {"color": "#388e3c", "type": "bar"},
+                "liq_long": {"color": "#d32f2f", "type": "bar", "plotly": {"offsetgroup": "usd"}},
+                "short_down": {"color": "#388e3c", "type": "bar", "plotly": {"offsetgroup": "usd"}},
             },
             "Signal": {"capitulation": {"color": "#6a1b9a", "type": "bar"}},
-        }
+        },
     }
 
     def __init__(self, config: dict) -> None:
@@ -58,7 +63,10 @@ class LiquidationReversal(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict) -> DataFrame:
         dataframe = add_liquidations(self, dataframe, metadata)
         dataframe["midpoint"], dataframe["extreme_long"], dataframe["extreme_short"] = 0.5, 0.8, 0.2
-        dataframe["capitulation"] = self.capitulation(dataframe)
+        dataframe["short_down"] = -dataframe["liq_short"]  # drawn below zero
+        # Drawn as unknown where nobody listened; the reading itself says 0 there.
+        observed = dataframe["liq_total"].notna()
+        dataframe["capitulation"] = self.capitulation(dataframe).where(observed)
         alert(self, dataframe, metadata, dataframe["capitulation"])
         return dataframe
 

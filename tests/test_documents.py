@@ -31,6 +31,7 @@ DOCUMENTS = [
         "docs/readings.md",
         "docs/service.md",
         "docs/history.md",
+        "docs/study.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
     )

@@ -23,12 +23,15 @@ from liquidations.errors import LiquidationsError
 #: Name of the command → its module; the order is that of ``--help``.
 COMMANDS = {
     "collect": "liquidations.commands.collect",
+    "monitor": "liquidations.commands.monitor",
     "download-data": "liquidations.commands.download_data",
     "import-data": "liquidations.commands.import_data",
     "export-data": "liquidations.commands.export_data",
     "list-data": "liquidations.commands.list_data",
     "check": "liquidations.commands.check",
     "show": "liquidations.commands.show",
+    "plot": "liquidations.commands.plot",
+    "study": "liquidations.commands.study",
     "simulate": "liquidations.commands.simulate",
     "sandbox": "liquidations.commands.sandbox",
     "create-strategies": "liquidations.commands.create_strategies",

@@ -116,7 +116,7 @@ def store_context(config: Mapping[str, Any], contexts: Iterable[Context]) -> lis
     :raises LiquidationsError: if the configuration names no exchange, or a file can't be written.
     """
     own = _exchange(config)
-    settled = str(_options(config)["funding_fee_timeframe"])
+    settled = funding_timeframe(config)
     done: list[Stored] = []
     files: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
     for one in sorted(contexts, key=lambda one: (-one.period, one.source)):
@@ -262,6 +262,14 @@ def download(lines: Iterable[str]) -> list[int]:
                     process.send_signal(signal.SIGINT)
                 raise
     return codes
+
+
+def funding_timeframe(config: Mapping[str, Any]) -> str:
+    """Return the timeframe under which Freqtrade keeps the funding rates of the config's exchange.
+
+    :raises LiquidationsError: if the configuration names no exchange.
+    """
+    return str(_options(config)["funding_fee_timeframe"])
 
 
 def _exchange(config: Mapping[str, Any]) -> str:

@@ -95,24 +95,29 @@ class LiveEntry:
 def live_inventory(store: Store) -> list[LiveEntry]:
     """List all live feeds of a store by exchange and channel."""
     with store.read() as reader:
-        coverage, _ = reader.told()
-        nothing = np.empty((0, 2), np.int64)
-        entries = []
-        feeds = reader.feeds()
-        for feed in feeds:
-            covered = merge_intervals(coverage.get(feed.id, nothing)[:, :2])
-            # What another collector of the same channel covered is not missing.
-            names = feed.exchange, feed.channel, feed.source
-            others = [
-                coverage.get(one.id, nothing)[:, :2]
-                for one in feeds
-                if (one.exchange, one.channel, one.source) == names
-            ]
-            by_any = merge_intervals(np.concatenate(others))
-            gaps = reader.gaps(feed)
-            missing = [
-                end - start - int(covered_ms(by_any, np.array([start]), np.array([end]))[0])
-                for start, end, _ in gaps
-            ]
-            entries.append(LiveEntry(feed, covered, gaps, missing))
-        return entries
+        return live_entries(reader)
+
+
+def live_entries(reader: Reader, since: int = 0) -> list[LiveEntry]:
+    """List all live feeds, with the gaps that lasted beyond ``since`` (ms)."""
+    coverage, _ = reader.told()
+    nothing = np.empty((0, 2), np.int64)
+    entries = []
+    feeds = reader.feeds()
+    for feed in feeds:
+        covered = merge_intervals(coverage.get(feed.id, nothing)[:, :2])
+        # What another collector of the same channel covered is not missing.
+        names = feed.exchange, feed.channel, feed.source
+        others = [
+            coverage.get(one.id, nothing)[:, :2]
+            for one in feeds
+            if (one.exchange, one.channel, one.source) == names
+        ]
+        by_any = merge_intervals(np.concatenate(others))
+        gaps = reader.gaps(feed, since)
+        missing = [
+            end - start - int(covered_ms(by_any, np.array([start]), np.array([end]))[0])
+            for start, end, _ in gaps
+        ]
+        entries.append(LiveEntry(feed, covered, gaps, missing))
+    return entries

@@ -140,18 +140,7 @@ class LiquidationProvider:
         with self._reading(settings, int(closes[-1]), live) as reads:
             if pair == MARKET:
                 return self._market(reads, opens, closes, settings, squares)
-            matched = find(reads, pair, settings)
-            exchanges = {}
-            for exchange, contracts in matched.items():
-                parts = [
-                    self._contract(reads, series, opens, closes, settings, squares)
-                    for series in contracts.values()
-                ]
-                exchanges[exchange] = (
-                    add_contracts(parts)
-                    if parts
-                    else Candles.unobserved(len(opens), squares=squares)
-                )
+            exchanges, matched = by_exchange(reads, pair, opens, closes, settings, squares=squares)
         result = columns(
             exchanges,
             min_coverage=settings.min_coverage,
@@ -174,36 +163,6 @@ class LiquidationProvider:
         view.until(close, settings.exchanges, settings.settle)
         yield view
 
-    def _contract(
-        self,
-        reads: Reads,
-        series: Iterable[Series],
-        opens: Ints,
-        closes: Ints,
-        settings: Settings,
-        squares: bool,
-    ) -> Part:
-        """Return a contract's candles, and from when it counts: since it was first observed."""
-        sources = self._sources(reads, series, opens, closes, settings)
-        best, _ = _best(sources, opens, closes, settings, squares=squares)
-        known = [source.coverage[0, 0] for source in sources if len(source.coverage)]
-        return best, closes > min(known, default=closes[-1])
-
-    def _sources(
-        self,
-        reads: Reads,
-        series: Iterable[Series],
-        opens: Ints,
-        closes: Ints,
-        settings: Settings,
-    ) -> list[Source]:
-        found = [reads.source(one, opens[0], closes[-1]) for one in series]
-        if settings.vintage == "last":
-            found = [one.latest() for one in found]
-        if settings.as_of:
-            return found
-        return [one if one.late is None else replace(one, late=one.late.in_time()) for one in found]
-
     def _market(
         self, reads: Reads, opens: Ints, closes: Ints, settings: Settings, squares: bool
     ) -> tuple[dict[str, Floats], Matched]:
@@ -215,8 +174,7 @@ class LiquidationProvider:
         if known is None:
             contracts = [series for names in matched.values() for series in names.values()]
             parts: Iterable[Part] = (
-                self._contract(reads, series, opens, closes, settings, squares)
-                for series in contracts
+                _contract(reads, series, opens, closes, settings, squares) for series in contracts
             )
             if not contracts:
                 parts = [(Candles.unobserved(len(opens), squares=squares), True)]
@@ -258,7 +216,7 @@ class LiquidationProvider:
     ) -> Iterable[Floats]:
         closes = candle_closes(opens, timeframe)
         counted = [one for one in series if one.counted and one.period == MINUTE]
-        sources = self._sources(_Cached(self, reader), counted, opens, closes, settings)
+        sources = _sources(_Cached(self, reader), counted, opens, closes, settings)
         _, taken = _best(sources, opens, closes, settings)
         arrays = [np.full(len(opens), np.nan) for _ in CORRECTED]
         for place, (one, source) in enumerate(zip(counted, sources, strict=True)):
@@ -291,7 +249,7 @@ class LiquidationProvider:
             reads = _Cached(self, reader)
             for exchange, contracts in find(reads, pair, settings).items():
                 for name, series in contracts.items():
-                    sources = self._sources(reads, series, opens, closes, settings)
+                    sources = _sources(reads, series, opens, closes, settings)
                     best, taken = _best(sources, opens, closes, settings)
                     used = (best.coverage >= settings.min_coverage) & (best.coverage > 0)
                     taken = np.where(used, taken, -1)
@@ -356,6 +314,58 @@ class _Cached:
 
     def source(self, series: Series, start: int, end: int) -> Source:
         return self._provider._source(self._reader, series, start, end)
+
+
+def by_exchange(
+    reads: Reads,
+    pair: str,
+    opens: Ints,
+    closes: Ints,
+    settings: Settings,
+    *,
+    squares: bool = False,
+) -> tuple[dict[str, Candles], Matched]:
+    """Sum what stands for a pair over candles, by exchange, before exchanges are added.
+
+    :return: exchange → candles, NaN where unobserved; and what was matched
+    """
+    matched = find(reads, pair, settings)
+    exchanges = {}
+    for exchange, contracts in matched.items():
+        parts = [
+            _contract(reads, series, opens, closes, settings, squares)
+            for series in contracts.values()
+        ]
+        exchanges[exchange] = (
+            add_contracts(parts) if parts else Candles.unobserved(len(opens), squares=squares)
+        )
+    return exchanges, matched
+
+
+def _contract(
+    reads: Reads,
+    series: Iterable[Series],
+    opens: Ints,
+    closes: Ints,
+    settings: Settings,
+    squares: bool,
+) -> Part:
+    """Return a contract's candles, and from when it counts: since it was first observed."""
+    sources = _sources(reads, series, opens, closes, settings)
+    best, _ = _best(sources, opens, closes, settings, squares=squares)
+    known = [source.coverage[0, 0] for source in sources if len(source.coverage)]
+    return best, closes > min(known, default=closes[-1])
+
+
+def _sources(
+    reads: Reads, series: Iterable[Series], opens: Ints, closes: Ints, settings: Settings
+) -> list[Source]:
+    found = [reads.source(one, opens[0], closes[-1]) for one in series]
+    if settings.vintage == "last":
+        found = [one.latest() for one in found]
+    if settings.as_of:
+        return found
+    return [one if one.late is None else replace(one, late=one.late.in_time()) for one in found]
 
 
 def _best(

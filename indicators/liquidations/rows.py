@@ -8,7 +8,7 @@ candle what a bot saw when it closed, on any timeframe, however late it is asked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -66,7 +66,19 @@ _EVENTS_OF = (
     )
     .order_by(EVENT.c.timestamp, EVENT.c.key)
 )
-_LATE_OF = _EVENTS_OF.where(EVENT.c.known > 0)
+# Late events are few. SQLite would read all events of the time to find them in order; what is no
+# plain column has no order, and leaves it the index of the late ones.
+_at = EVENT.c.timestamp + 0
+_LATE_OF = (
+    sa.select(*_EVENT_COLUMNS, EVENT.c.known)
+    .where(
+        LATE,
+        EVENT.c.series_id == sa.bindparam("of_id"),
+        _at >= sa.bindparam("first"),
+        _at < sa.bindparam("last"),
+    )
+    .order_by(_at, EVENT.c.key)
+)
 _MEMBERS_OF = sa.select(MEMBER.c.feed_id, MEMBER.c.start, MEMBER.c.end).where(
     MEMBER.c.series_id == sa.bindparam("of_id")
 )
@@ -338,11 +350,11 @@ def minutes(connection: Connection, feed: Feed, since: int) -> list[tuple[int, i
     ]
 
 
-def gaps(connection: Connection, feed: Feed) -> list[tuple[int, int, str]]:
-    """List when a feed did not listen, and why."""
+def gaps(connection: Connection, feed: Feed, since: int = 0) -> list[tuple[int, int, str]]:
+    """List when a feed did not listen, and why, as far as it lasted beyond ``since`` (ms)."""
     rows = connection.execute(
         sa.select(GAP.c.start, GAP.c.end, GAP.c.reason)
-        .where(GAP.c.feed_id == feed.id)
+        .where(GAP.c.feed_id == feed.id, GAP.c.end > since)
         .order_by(GAP.c.start)
     )
     return [(start, end, reason) for start, end, reason in rows]
@@ -393,6 +405,23 @@ def stored(connection: Connection, series: int, events: Events) -> np.ndarray:
     rows = [tuple(row) for row in connection.execute(question)]
     time, key = np.array(rows, np.int64).reshape(-1, 2).T
     return same(events, time, key)
+
+
+def last_events(
+    connection: Connection, series: Collection[int], since: int, most: int
+) -> list[tuple[int, int, int, float]]:
+    """List the last events of some series since ``since`` (ms), the newest first.
+
+    :return: rows of (series id, timestamp, side, USD)
+    """
+    columns = EVENT.c.series_id, EVENT.c.timestamp, EVENT.c.side, EVENT.c.value_usd
+    question = (
+        sa.select(*columns)
+        .where(EVENT.c.timestamp >= since, EVENT.c.series_id.in_(series))
+        .order_by(EVENT.c.timestamp.desc(), EVENT.c.series_id, EVENT.c.key)
+        .limit(most)
+    )
+    return [(one, at, side, usd) for one, at, side, usd in connection.execute(question)]
 
 
 def accept(connection: Connection, series: int, spans: Ints) -> Events:

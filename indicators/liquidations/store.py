@@ -15,7 +15,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self, TypeVar
@@ -413,9 +413,19 @@ class Reader:
         """List the live feeds in a fixed order."""
         return live_rows.feeds(self._connection)
 
-    def gaps(self, feed: Feed) -> list[tuple[int, int, str]]:
-        """List when a feed did not listen, and why: (start, end, reason)."""
-        return live_rows.gaps(self._connection, feed)
+    def gaps(self, feed: Feed, since: int = 0) -> list[tuple[int, int, str]]:
+        """List when a feed did not listen beyond ``since`` (ms), and why: (start, end, reason)."""
+        return live_rows.gaps(self._connection, feed, since)
+
+    def last_events(
+        self, series: Collection[int], since: int, most: int
+    ) -> list[tuple[int, int, int, float]]:
+        """List the last live events of some series (by id), the newest first.
+
+        :param since: none that is older (ms UTC)
+        :return: rows of (series id, timestamp, side, USD)
+        """
+        return live_rows.last_events(self._connection, series, since, most)
 
     def covered_until(self, feed: Feed) -> int | None:
         """Return until when (ms) a feed listened; None if it never did."""

@@ -81,6 +81,26 @@ class LiveView:
         self._held: dict[tuple[int, int], _Held] = {}
         self._split: dict[tuple[Told, ...], tuple[Ints, Ints]] = {}
         self._coverage: Mapping[int, Ints] = {}
+        #: What :meth:`look` saw last: how far each feed was sealed, and its digest.
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def look(self, now: int) -> None:
+        """Read the store as it is, waiting for nobody and sealing nothing: who looks never writes.
+
+        :param now: ms UTC
+        """
+        with self._lock, self._store().read() as reader:
+            feeds = reader.feeds()
+            # Nobody may have sealed the minutes of a feed that comes back after an hour.
+            since = max(self._close, now) - OPEN
+            before = [self._seen.get(feed.id, (0, 0)) for feed in feeds]
+            if any(
+                feed.digest != digest and sealed < since
+                for feed, (sealed, digest) in zip(feeds, before, strict=True)
+            ):
+                self._held.clear()
+            self._read(reader, now)
+            self._seen = {feed.id: (feed.sealed, feed.digest) for feed in feeds}
 
     def until(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
         """Wait until the feeds have sealed the minute that ends at ``close``, and read it.

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from liquidations.commands.common import format_length, load_config, load_settings
+from liquidations.commands.common import (
+    format_length,
+    load_config,
+    load_settings,
+    short_kind,
+)
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, SIDES, SIMULATED
 from liquidations.exchanges import adapter, regime
@@ -43,9 +48,6 @@ EPILOG = (
 
 #: Between two looks at the feeds, and between two lines of the status (s).
 LOOK, STATUS = 1.0, 60.0
-
-#: What an exchange publishes, see ``exchanges.KINDS``: in the two words that matter to who reads.
-_SHORT = {"complete": "all", "partial": "lower bound"}
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -290,7 +292,7 @@ class Board:
         now, mark = feed.clock(), feed.watermark
         (state, lost), since = self._states[feed.name]
         return (
-            _SHORT.get(str(regime(feed.exchange, np.array([now]))[0]), "sample"),
+            short_kind(str(regime(feed.exchange, np.array([now]))[0])),
             state,
             format_length(1000 * (time.monotonic() - since)),
             f"{len(feed.chosen):,}",

@@ -74,6 +74,15 @@ def say(text: str) -> None:
     console(stderr=True).print(text, soft_wrap=True, markup=False)
 
 
+def short_kind(kind: str) -> str:
+    """Write what an exchange publishes (``exchanges.KINDS``) in the two words that matter.
+
+    >>> short_kind("complete"), short_kind("largest"), short_kind("partial")
+    ('all', 'sample', 'lower bound')
+    """
+    return {"complete": "all", "partial": "lower bound"}.get(kind, "sample")
+
+
 def format_length(length: float) -> str:
     """Write a length of time in ms in the unit that fits it.
 
