@@ -79,7 +79,7 @@ def main() -> None:
                 sys.exit(code)
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
         page, file = Path(folder) / "study.html", FOLDER / "study.png"
-        days = "--timerange 20250502-20250613 --coverage 0.5".split()
+        days = ["--timerange", "20250502-20250613", "--coverage", "0.5"]
         if code := run(["study", "-p", BTC, "-t", "1h", *where, *days, "-o", str(page)]):
             sys.exit(code)
         photograph(page.read_text(), file, 1200, 1500)
