@@ -60,7 +60,7 @@ test: $(BIN)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 parity: $(BIN)/.test
 	$(BIN)/python tests/parity.py --runs 7

@@ -23,6 +23,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).parents[1]
 
 
+#: Files of few tests that take minutes: they come first, so that no worker waits for another one at
+#: the end.
+LONG = ("test_parity.py", "test_documents.py", "test_freqtrade.py", "test_package.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the order within a file stays."""
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def recorded() -> Path:
     """Return the folder of recorded facts, which holds ``data/`` and ``frames/``."""
