@@ -27,6 +27,7 @@ from plotly.subplots import make_subplots
 import liquidations as liq
 from liquidations.candles import timeframe_ms
 from liquidations.chart import GREY, LIGHT, LONGS, PURPLE, RATIO, SHORTS, TEAL
+from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, LONG, MINUTE, SIMULATED, Events, make_events
 from liquidations.page import find_browser, photograph
 from liquidations.simulate import HOUR, Parameters, resample, simulate
@@ -617,7 +618,10 @@ def html(figure: go.Figure) -> str:
 
 def main(words: list[str]) -> None:
     """Make all pictures, or those that have one of the words in their names."""
-    find_browser()
+    try:
+        find_browser()
+    except LiquidationsError as error:
+        raise SystemExit(str(error)) from error
     FOLDER.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
         market = Simulated(Path(folder))

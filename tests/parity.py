@@ -71,7 +71,8 @@ class Planned(NamedTuple):
 SHORT = {
     "delay": Planned("delay", 1, -4, 8),
     "cut": Planned("cut", 1, -7, 12),
-    "silence": Planned("silence", 1, -40, 12),
+    # It must not end when the feed has waited in vain for the second time, after 11 to 12 s.
+    "silence": Planned("silence", 1, -40, 15),
 }
 
 #: All of them, for seven. Of two candles in a row with late orders one begins a candle of two

@@ -843,7 +843,7 @@ def test_files_that_are_not_there_or_hold_nothing_are_errors(tmp_path):
         find_files([tmp_path])
     (tmp_path / "empty.json").write_text("[]")
     with pytest.raises(
-        LiquidationsError, match=r"no liquidations of any pair .* from the source coinalyze"
+        LiquidationsError, match=r"no liquidations of any chosen pair .* from the source coinalyze"
     ):
         read_files(find_files([tmp_path]), "coinalyze", Options(unit="usd"), no_prices)
 

@@ -251,6 +251,6 @@ def test_a_heat_map_adds_up_what_lies_between_two_prices(pictures):
 
 
 def test_without_chromium_it_ends_with_one_line(pictures, monkeypatch):
-    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
-    with pytest.raises(SystemExit, match=r"^no Chromium: install one of chromium, "):
+    monkeypatch.setattr("liquidations.page.shutil.which", lambda name: None)
+    with pytest.raises(SystemExit, match=r"there is none; install it, for example with: apt-get"):
         pictures.main([])

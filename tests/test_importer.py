@@ -296,7 +296,7 @@ def test_pairs_and_exchanges_are_chosen(tmp_path):
     files = find_files([tmp_path], PLAIN)
     parts, _ = read_files(files, "plain", SPAN, no_prices, "ETH/USDT:USDT".__eq__)
     assert [part.pair for _, part in parts] == ["ETH/USDT:USDT"]
-    with pytest.raises(LiquidationsError, match="no liquidations of any pair wanted on okx"):
+    with pytest.raises(LiquidationsError, match="no liquidations of any chosen pair on okx"):
         read_files(files, "plain", SPAN, no_prices, exchanges=["okx"])
 
 

@@ -568,7 +568,7 @@ def test_pairs_of_an_import_are_patterns_too(home, capsys):
             assert {one.pair for one in reader.series()} == pairs
     capsys.readouterr()
     assert run(["import-data", "out", "-p", "DOGE/.*"]) == 2
-    assert "no liquidations of any pair wanted" in capsys.readouterr().err
+    assert "no liquidations of any chosen pair" in capsys.readouterr().err
     assert run(["import-data", "out", "-p", "BTC/("]) == 2
     assert "ERROR: Wildcard error" in capsys.readouterr().err
 

@@ -349,7 +349,7 @@ def read_files(
         parts.contexts += [one for one in found if isinstance(one, Context) and wanted(one)]
     if not parts and not parts.contexts:
         raise LiquidationsError(
-            f"no liquidations of any pair wanted on {', '.join(exchanges)} from the source "
+            f"no liquidations of any chosen pair on {', '.join(exchanges)} from the source "
             f"{source} in these files"
         )
     return parts, passed
