@@ -23,6 +23,7 @@ from liquidations.chart import figure, pyramid
 from liquidations.cli import run
 from liquidations.event import LONG, SHORT, SIMULATED
 from liquidations.exchanges import KINDS
+from liquidations.frame import name_exchange
 from liquidations.page import page
 from liquidations.simulate import resample, simulate
 from liquidations.store import Store
@@ -152,6 +153,46 @@ def test_without_context_the_line_that_gets_it_is_printed(folder, capsys, tmp_pa
     assert re.search(r"freqtrade download-data .*open_interest", err)
     names = {one["name"] for one in told((tmp_path / "x.html").read_text())[0]["figure"]["data"]}
     assert not {"open interest", "levels (estimated)", "flush"} & names
+
+
+def test_without_a_config_the_flag_names_whose_candles_these_are(folder, capsys, tmp_path):
+    tmp_path = tmp_path.resolve()
+    (tmp_path / "user_data").mkdir()
+    words = ["plot", "-p", PAIR, "-t", "1h", "--db-url", f"sqlite:///{folder}/simulated.sqlite"]
+    words += ["--exchange", "binance"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert run(words) == 2
+        err = capsys.readouterr().err
+        assert "user_data/data/binance from 2025-05-01 00:00" in err
+        assert "get them with: freqtrade download-data --exchange binance" in err
+        shutil.copytree(folder / "data", tmp_path / "user_data/data/binance", dirs_exist_ok=True)
+        assert run([*words, "-o", "x.html"]) == 0
+        # The folder that is named is taken as it is.
+        assert run([*words, "--datadir", str(folder / "data"), "-o", "y.html"]) == 0
+    facts, _ = told((tmp_path / "x.html").read_text())
+    assert "funding rate" in {one["name"] for one in facts["figure"]["data"]}
+    assert (tmp_path / "y.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("binance", "binance"),
+        ("bybit", "bybit"),
+        ("all", None),
+        ("binance,okx", None),
+        (None, None),
+    ],
+)
+def test_only_one_exchange_names_whose_data_freqtrade_keeps(asked, named):
+    config = {"user_data_dir": "u", "datadir": "u/data", "exchange": {"pair_whitelist": []}}
+    found = name_exchange(config, {"exchange": asked})
+    assert found["exchange"].get("name") == named
+    assert str(found["datadir"]) == (f"u/data/{named}" if named else "u/data")
+    assert config["exchange"] == {"pair_whitelist": []}
+    own = {**config, "exchange": {"name": "okx"}}
+    assert name_exchange(own, {"exchange": asked}) == own
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The study: what it measures, against what chance does, and what it refuses."""
 
+import re
 import sys
 
 import numpy as np
@@ -331,6 +332,15 @@ def test_too_little_coverage_is_refused_with_what_is_missing_and_the_cure():
     assert quick(frame, coverage=0.6).coverage == {PAIR: 0.6}
 
 
+def test_what_is_short_by_little_is_not_rounded_to_what_is_needed():
+    frame = candles(walk(noise(1000)))
+    frame.loc[:304, "liq_total"] = NAN
+    with pytest.raises(LiquidationsError, match=r"USDT 69% \(305 of 1,000 .* 70% is needed"):
+        quick(frame)
+    with pytest.raises(LiquidationsError, match=r"USDT 69% \(305 of 1,000 .* 69.8% is needed"):
+        quick(frame, coverage=0.698)
+
+
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
@@ -374,13 +384,13 @@ def test_verdicts_in_words():
     edge = effect_of(0.004)
     assert edge.of("said", 1).kind == FADE
     assert edge.verdicts["said"].startswith(
-        "an edge here, to fade: the price turned, in both parts"
+        "an edge here, to fade: the price turned, more than at other times, in both parts"
     )
     assert "1 show an edge after costs" in edge.verdict
     assert "no promise" in edge.verdict
     follow = effect_of(-0.004)
     assert follow.of("said", 1).kind == FOLLOW
-    assert "to follow: the price went on" in follow.verdicts["said"]
+    assert "to follow: the price went on, more than at other times, in" in follow.verdicts["said"]
     small = effect_of(0.0014)
     assert small.of("said", 1).kind == SMALL
     assert "bp before costs, but too little" in small.verdicts["said"]
@@ -397,6 +407,111 @@ def test_verdicts_in_words():
         f"corrected p {one.corrected:.2g})"
     )
     assert nothing.verdict.startswith("No edge after costs: none of 1 tests stands out")
+
+
+def test_an_edge_without_trades_in_the_last_part_is_not_called_gone():
+    size = 1500
+    side = every(size, 6, 1)
+    side[900:] = 0.0
+    planted = np.concatenate(([0.0], side[:-1])) * 0.006
+    found = quick(candles(walk(noise(size, 1) + planted), side=side), horizons=(1,))
+    one = found.of("said", 1)
+    assert (one.last_events, one.kind) == (0, "too few in the last part")
+    words = found.verdicts["said"]
+    assert re.search(r"but too few in the last part \(first part \+\d+, last part unknown\)", words)
+    assert "not in both parts of the time" not in words
+    assert found.verdict.startswith("No edge after costs. Of 1 tests 1 show something")
+
+
+def test_the_direction_is_that_of_the_price_and_not_of_the_shifted_events():
+    """All buy while all rises by 60 bp a candle, but theirs by 30: they paid, for being long."""
+    size = 1500
+    side = np.float64(np.random.default_rng(5).random(size) < 1 / 6)
+    returns = noise(size) + 0.006 - np.concatenate(([0.0], side[:-1])) * 0.003
+    found = quick(candles(walk(returns), side=side), horizons=(1,))
+    one = found.of("said", 1)
+    assert one.low > 0
+    assert one.gross < one.shifted
+    assert one.kind == "less than at other times"
+    assert "the price turned, less than at other times" in found.verdicts["said"]
+    assert "too little" not in found.verdicts["said"]
+    # The other way round the market falls, and the price went on.
+    fell = quick(candles(walk(returns), side=-side), horizons=(1,))
+    assert fell.of("said", 1).kind == "less than at other times"
+    assert "the price went on, less than at other times" in fell.verdicts["said"]
+
+
+def test_a_reading_that_fits_in_a_hole_spoils_no_other():
+    """25 of 100 days were not seen; events of 15 days moved there meet nothing: no test of any."""
+    size = 2400
+    random = np.random.default_rng(0)
+    events = np.sort(random.choice(np.arange(50, size - 50), 150, replace=False))
+    side, late = np.zeros(size), np.zeros(size)
+    side[events] = 1.0
+    late[size - 24 * 15 : size - 30 : 8] = 1.0
+    planted = np.concatenate(([0.0], side[:-1])) * 0.004
+    frame = candles(walk(noise(size) + planted), side=side).assign(late=late)
+    frame.loc[300 : 300 + 24 * 25, "liq_total"] = NAN
+    rules = Rules(horizons=(1,))
+    alone = study({PAIR: frame}, "1h", rules, {"said": said}, NO_BINS)
+    both = study({PAIR: frame}, "1h", rules, {"said": said, "late": lambda f: f["late"]}, NO_BINS)
+    assert (alone.tests, both.tests) == (1, 1)
+    assert both.of("said", 1).corrected == alone.of("said", 1).corrected < 0.01
+    one = both.of("late", 1)
+    assert one.independent > rules.least
+    assert (one.kind, np.isnan([one.p, one.corrected, one.null]).all()) == (FEW, True)
+    assert "but at too many other times they meet no candles" in both.verdicts["late"]
+
+
+def test_a_shift_without_candles_counts_against_its_own_reading_only():
+    """By hand: 100 shifts with statistics of 0.02 to 1; three of A's meet no candle."""
+
+    def effect(name):
+        return module.Effect(
+            reading=name, horizon=1, events=30, independent=30, clusters=20,
+            **dict.fromkeys(("gross", "mean", "low", "high", "median", "hit"), 0.0),
+            **dict.fromkeys(("adverse", "favourable", "first", "last"), 0.0),
+            first_events=20, last_events=10, pairs={},
+        )  # fmt: skip
+
+    signs = np.tile((1.0, -1.0), 50)
+    means = signs * np.repeat(np.arange(1, 51) / 50, 2)  # of mean 0
+    errors = np.ones(100)
+    holes = means.copy()
+    holes[[0, 1, 98]] = NAN
+    one, two = effect("A"), effect("B")
+    tests = [(one, holes, errors, 3.0, 1.0), (two, means, errors, 2.5, 1.0)]
+    assert module._judge(tests, Rules()) == 2
+    # A lies above all its shifts but the three; B above all its own and those of A that are known.
+    assert (one.p, two.p) == (4 / 101, 1 / 101)
+    assert one.corrected == 4 / 101
+    assert two.corrected == 4 / 101  # never below that of a larger one
+    three = effect("B")
+    tests = [(effect("A"), holes, errors, 2.5, 1.0), (three, means, errors, 3.0, 1.0)]
+    module._judge(tests, Rules())
+    assert three.corrected == 1 / 101
+
+
+def test_candles_before_the_start_are_for_the_readings_only():
+    size = 900
+    side = every(size, 6)
+    frame = candles(walk(noise(size)), side=side)
+    frame.loc[:199, "liq_total"] = NAN  # not observed, and not missed
+    start = int(frame["date"].iloc[200].timestamp() * 1000)
+    lengths = []
+
+    def told(f):
+        lengths.append(len(f))
+        return f["said"]
+
+    rules = Rules(horizons=(4,))
+    one = study({PAIR: frame}, "1h", rules, {"said": told}, NO_BINS, start=start)
+    cut = frame.iloc[200:].reset_index(drop=True)
+    two = study({PAIR: cut}, "1h", rules, {"said": said}, NO_BINS)
+    assert one == two
+    assert (one.start, one.coverage) == (start, {PAIR: 1.0})
+    assert lengths[0] == size
+    assert min(lengths) > 200
 
 
 def test_too_few_events_say_nothing_and_are_no_test():

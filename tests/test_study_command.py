@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, bars_of, spans, utc
 
+import liquidations.study as module
 from liquidations.cli import run
+from liquidations.commands import study as command
 from liquidations.store import Store
 
 
@@ -61,7 +63,7 @@ def test_it_prints_a_row_and_a_verdict_for_each_reading(simulated, capsys):
     )
     assert printed.out.splitlines()[-1].startswith("SIMULATED ")
     assert "after 14 bp of costs" in printed.out
-    assert "SIMULATED: these liquidations are invented" in printed.err
+    assert "SIMULATED: this market is invented" in printed.err
 
 
 def test_json_has_every_number_and_no_nan(simulated, capsys):
@@ -174,6 +176,60 @@ def test_real_data_are_called_a_lower_bound_and_missing_open_interest_is_told(fo
     assert "bin: extreme, high volume:" in printed.out
 
 
+def test_what_another_tool_marked_as_invented_is_called_so(folder, capsys):
+    """The liquidations are called real, the folder of the candles says that they are not."""
+    candles(folder)
+    bars(folder, "2024-01-01", "2024-02-01")
+    (folder / "user_data/data/binance/SIMULATED.txt").write_text("invented\n")
+    assert run([*JANUARY, "-o", "report.html"]) == 0
+    printed = capsys.readouterr()
+    assert f"SIMULATED {PAIR}" in printed.out
+    assert printed.out.splitlines()[-1].startswith("SIMULATED ")
+    assert "SIMULATED: this market is invented" in printed.err
+    assert "<title>SIMULATED Liquidations of" in (folder / "report.html").read_text()
+    assert run([*JANUARY, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["simulated"] is True
+
+
+def test_without_a_config_the_flag_names_whose_candles_these_are(folder, capsys):
+    (folder / "config.json").unlink()
+    bars(folder, "2024-01-01", "2024-02-01")
+    assert run([*JANUARY, "--exchange", "binance"]) == 2
+    printed = capsys.readouterr().err
+    assert "there are no 1h candles of BTC/USDT:USDT from 2024-01-01 00:00" in printed
+    assert "user_data/data/binance; get them with: freqtrade download-data --exchange bi" in printed
+    candles(folder)
+    assert run([*JANUARY, "--exchange", "binance"]) == 0
+    assert "2024-01-01 00:00 to 2024-02-01 00:00" in capsys.readouterr().out
+
+
+def test_json_holds_no_infinity():
+    plain = {"a": [np.inf, -np.inf, 1.5], "b": (np.nan, 2)}
+    assert command._finite(plain) == {"a": [None, None, 1.5], "b": [None, 2]}
+
+
+def test_readings_see_what_was_before_the_timerange_and_trades_do_not(folder, capsys):
+    candles(folder)
+    bars(folder, "2024-01-01", "2024-02-01")
+    seen = []
+
+    def spy(frames, timeframe, rules, *, start):
+        seen.append((frames[PAIR]["date"].iloc[0], start))
+        return genuine(frames, timeframe, rules, start=start)
+
+    genuine = module.study
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "study", spy)
+        later = [*JANUARY[:5], "--timerange", "20240111-20240201", "--horizons", "1"]
+        assert run([*later, "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    # 200 hours before the 11th.
+    assert seen == [(pd.Timestamp("2024-01-02 16:00", tz="UTC"), utc("2024-01-11"))]
+    assert (told["start"], told["end"]) == (utc("2024-01-11"), utc("2024-02-01"))
+    assert told["candles"] == {PAIR: 21 * 24}
+    assert told["coverage"] == {PAIR: 1.0}
+
+
 def test_too_little_coverage_is_refused_in_one_line(folder, capsys):
     candles(folder)
     bars(folder, "2024-01-01", "2024-01-11")
@@ -211,6 +267,8 @@ def test_missing_candles_are_named_with_the_line_that_gets_them(folder, capsys):
         (("--split", "2"), "split must be from 0.1 to 0.9, got 2"),
         (("--fee", "5"), "fee must be from 0 to 0.1"),
         (("-o", "nowhere/report.html"), "nowhere is no folder"),
+        (("-o", "config.json"), "--output ends in .html, got config.json"),
+        (("-o", "user_data/liquidations.sqlite"), "--output ends in .html, got user_data/liqu"),
         (("-t", "1x"), "1x"),
         (("-t", "5m"), "no 5m candles of BTC/USDT:USDT"),
     ],
@@ -218,10 +276,13 @@ def test_missing_candles_are_named_with_the_line_that_gets_them(folder, capsys):
 def test_mistakes_end_in_one_line(folder, capsys, arguments, says):
     candles(folder)
     bars(folder, "2024-01-01", "2024-02-01")
+    before = (folder / "config.json").read_bytes()
     assert run([*JANUARY, *arguments]) == 2
     printed = capsys.readouterr()
     assert says in printed.err
     assert printed.err.count("\n") == 1
+    assert (folder / "config.json").read_bytes() == before
+    assert run([*JANUARY]) == 0  # the store is what it was
 
 
 def test_the_recorded_hours_are_studied_in_twenty_seconds(recorded, folder, capsys):

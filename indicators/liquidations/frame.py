@@ -21,7 +21,7 @@ from liquidations.candles import candle_closes, format_time
 from liquidations.context import add_context
 from liquidations.errors import LiquidationsError
 from liquidations.event import SIMULATED, Ints
-from liquidations.exchanges import KINDS, regimes_within
+from liquidations.exchanges import EXCHANGES, KINDS, regimes_within
 from liquidations.freqtrade_data import Missing, commands, funding_timeframe
 from liquidations.provider import all_series, explain_nothing, provider_of
 from liquidations.settings import Settings
@@ -107,6 +107,26 @@ def read_frame(
         _bounds(chosen, opens[asked], timeframe),
         commands(lacking, config, args),
     )
+
+
+def name_exchange(config: Mapping[str, Any], args: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Let ``--exchange`` name whose data Freqtrade keeps where the configuration names none.
+
+    The flag may name several exchanges or all; then nothing is known of it. Freqtrade's own folder
+    of an exchange's data takes the place of the folder of all, unless ``--datadir`` was given.
+
+    :param args: of the command line
+    :return: the configuration, or a copy with the name
+    """
+    args, exchange = args or {}, dict(config.get("exchange") or {})
+    asked = args.get("exchange") or ""
+    if exchange.get("name") or asked not in EXCHANGES:
+        return dict(config)
+    named = {**config, "exchange": {**exchange, "name": asked}}
+    folder, users = config.get("datadir"), config.get("user_data_dir")
+    if folder and users and not args.get("datadir") and Path(folder) == Path(users) / "data":
+        named["datadir"] = Path(folder) / asked
+    return named
 
 
 def _load(config: Mapping[str, Any], pair: str, timeframe: str, kind: str) -> pd.DataFrame:

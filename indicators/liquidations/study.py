@@ -66,9 +66,16 @@ Reading = Callable[[pd.DataFrame], pd.Series]
 BP = 10_000
 
 #: What a verdict says of one reading and horizon, from nothing to an edge.
-FEW, NONE, SMALL, FADED, FOLLOW, FADE = (
-    "too few events", "no edge", "smaller than costs", "not lately", "follow", "fade",
+FEW, NONE, SMALL, LESS, FADED, FOLLOW, FADE = (
+    "too few events", "no edge", "smaller than costs", "less than at other times", "not lately",
+    "follow", "fade",
 )  # fmt: skip
+
+#: Of one that pays in the only part of the time that has events; by the part that has none.
+ONE_PART = ("too few in the first part", "too few in the last part")
+
+#: What is more than chance, and no edge.
+REAL = (SMALL, LESS, FADED, *ONE_PART)
 
 #: Verdicts that say: after costs this paid, here, in both parts of the time.
 EDGES = (FADE, FOLLOW)
@@ -134,7 +141,8 @@ class Effect:
     went against and for the trade, from the candles' lows and highs. ``shifted`` is the mean of the
     same trades at shifted times, before costs, and ``null`` half the width of the band around it in
     which chance alone leaves ``gross``. ``p`` is that of ``gross`` in that null, two-sided, and
-    ``corrected`` the same for all tests together. NaN where there are too few events.
+    ``corrected`` the same for all tests together. NaN where there are too few events, or where
+    more than ``1 - level`` of the shifted times have too few candles for them.
     """
 
     reading: str
@@ -277,6 +285,8 @@ def study(
     rules: Rules | None = None,
     readings: Mapping[str, Reading] | None = None,
     bins: Mapping[str, Reading] | None = None,
+    *,
+    start: int = 0,
 ) -> Study:
     """Measure what followed each reading, and say in words whether that is more than chance.
 
@@ -287,6 +297,8 @@ def study(
     :param readings: name → reading, candles in, Series of +1, -1 and 0 (or NaN) out; default:
         :func:`default_readings`
     :param bins: the same; default: :func:`default_bins`. They are tested alike
+    :param start: when the first candle opens that is studied (ms UTC); readings see those before it
+        too, so that long windows are full. 0 = all
     :return: an effect for each reading and horizon, and the verdicts
     :raises LiquidationsError: if too little was observed, candles are missing or too few, or a
         reading knows what comes after its candle.
@@ -305,7 +317,7 @@ def study(
     clash = set(readings) & set(bins)
     if clash:
         raise LiquidationsError(f"readings and bins share the names {', '.join(sorted(clash))}")
-    market = _Market(candles, timeframe, rules)
+    market = _Market(candles, timeframe, rules, start)
     effects, tests = [], []
     random = np.random.default_rng(rules.seed)
     shifts = _shifts(market.size, rules, random)
@@ -318,7 +330,7 @@ def study(
             effects.append(effect)
             if effect.independent >= rules.least and effect.clusters >= _CLUSTERS:
                 tests.append((effect, *trades.shifted(shifts)))
-    _judge(tests, rules)
+    judged = _judge(tests, rules)
     order = {name: place for place, name in enumerate(sides)}
     effects.sort(key=lambda one: (order[one.reading], one.horizon))
     for one in effects:
@@ -327,14 +339,14 @@ def study(
         timeframe=timeframe,
         start=market.first,
         end=market.first + market.size * market.step,
-        candles={pair: len(frame) for pair, frame in candles.items()},
+        candles={pair: len(one) for pair, one in market.places.items()},
         coverage=dict(zip(market.pairs, market.share.tolist(), strict=True)),
         parted=market.first + market.parted * market.step,
         rules=rules,
         effects=effects,
-        tests=len(tests),
+        tests=judged,
         verdicts={name: _best(effects, name).verdict for name in sides},
-        verdict=_verdict(effects, len(tests), rules),
+        verdict=_verdict(effects, judged, rules),
     )
 
 
@@ -403,11 +415,15 @@ def _step(timeframe: str) -> int:
 class _Market:
     """Lay the candles of all pairs on one grid of time, (pair, candle); NaN is a hole."""
 
-    def __init__(self, candles: Mapping[str, pd.DataFrame], timeframe: str, rules: Rules) -> None:
+    def __init__(
+        self, candles: Mapping[str, pd.DataFrame], timeframe: str, rules: Rules, start: int
+    ) -> None:
         self.frames, self.timeframe, self.rules = candles, timeframe, rules
         self.pairs = list(candles)
         self.step = _step(timeframe)
-        opens = {pair: self._opens(pair) for pair in candles}
+        # Rows before the start are for the readings only.
+        self.skipped: dict[str, int] = {}
+        opens = {pair: self._opens(pair, start) for pair in candles}
         self.first = min(int(one[0]) for one in opens.values())
         if any((int(one[0]) - self.first) % self.step for one in opens.values()):
             raise LiquidationsError(f"the pairs' candles of {timeframe} do not open together")
@@ -426,30 +442,32 @@ class _Market:
                 "shorter timeframe or shorter --horizons"
             )
 
-    def _opens(self, pair: str) -> Ints:
+    def _opens(self, pair: str, start: int) -> Ints:
         frame = self.frames[pair]
         for name in ("open", "high", "low", "close", "liq_total", "liq_imbalance"):
             column(frame, name)
         opens = column(frame, "date").to_numpy(dtype="datetime64[ms]").view(np.int64)
-        if not len(opens):
+        if not (opens >= start).any():
             raise LiquidationsError(f"{pair} has no candles; choose another --timerange")
         steps = np.diff(opens)
         if (steps <= 0).any() or (steps % self.step).any():
             raise LiquidationsError(
                 f"{pair}: the candles are not those of {self.timeframe} in order of time"
             )
-        return opens
+        self.skipped[pair] = int(np.searchsorted(opens, start))
+        return opens[self.skipped[pair] :]
 
     def _laid(self, name: str) -> Floats:
         laid = np.full((len(self.pairs), self.size), np.nan)
         for row, pair in enumerate(self.pairs):
-            laid[row, self.places[pair]] = array(self.frames[pair][name])
+            laid[row, self.places[pair]] = array(self.frames[pair][name])[self.skipped[pair] :]
         return laid
 
     def _refuse_little(self) -> None:
         self.share = self.observed.mean(axis=1)
         short = [
-            f"{pair} {share:.0%} ({missing:,} of {self.size:,} candles missing)"
+            # Rounded down: 69.9 % is not the 70 % that it takes.
+            f"{pair} {int(share * 100 + 1e-9)}% ({missing:,} of {self.size:,} candles missing)"
             for pair, share, missing in zip(
                 self.pairs, self.share, (~self.observed).sum(axis=1), strict=True
             )
@@ -459,16 +477,16 @@ class _Market:
             raise LiquidationsError(
                 f"too little was observed from {format_time(self.first)} to "
                 f"{format_time(self.first + self.size * self.step)}: {', '.join(short)}; "
-                f"{self.rules.coverage:.0%} is needed. Get more with: liquidations download-data "
-                f"-p {' '.join(self.pairs)} -t {self.timeframe}, or leave out pairs, or choose a "
-                "--timerange that was observed: liquidations list-data shows it"
+                f"{self.rules.coverage * 100:g}% is needed. Get more with: liquidations "
+                f"download-data -p {' '.join(self.pairs)} -t {self.timeframe}, or leave out pairs, "
+                "or choose a --timerange that was observed: liquidations list-data shows it"
             )
 
     def sides(self, name: str, read: Reading) -> Floats:
         """Ask a reading; refuse one that says something else when the candles after are cut."""
         laid = np.zeros((len(self.pairs), self.size))
         for row, pair in enumerate(self.pairs):
-            frame = self.frames[pair]
+            frame, skipped = self.frames[pair], self.skipped[pair]
             said = np.nan_to_num(array(read(frame)).astype(np.float64))
             if len(said) != len(frame) or not np.isin(said, (-1.0, 0.0, 1.0)).all():
                 raise LiquidationsError(
@@ -477,21 +495,22 @@ class _Market:
             for place in self._cuts(pair, said):
                 then = np.nan_to_num(array(read(frame.iloc[: place + 1])).astype(np.float64)[-1])
                 if then != said[place]:
-                    opened = self.first + int(self.places[pair][place]) * self.step
+                    opened = self.first + int(self.places[pair][place - skipped]) * self.step
                     raise LiquidationsError(
                         f"the reading {name!r} looks ahead: in the candle of {format_time(opened)} "
                         f"of {pair} it says {said[place]:g}, but {then:g} without the "
                         "candles after it; let it use no later candle"
                     )
-            laid[row, self.places[pair]] = said
+            laid[row, self.places[pair]] = said[skipped:]
         return np.where(self.observed, laid, 0.0)
 
     def _cuts(self, pair: str, said: Floats) -> Ints:
         """Choose candles after which to cut: some that speak, and the largest that do not."""
-        spoken = np.flatnonzero(said[:-1])
+        first = self.skipped[pair]
+        spoken = first + np.flatnonzero(said[first:-1])
         some = np.unique(np.linspace(0, max(len(spoken) - 1, 0), _CUTS).round().astype(int))
-        total = np.nan_to_num(array(self.frames[pair]["liq_total"]))[:-1]
-        silent = np.argsort(np.where(said[:-1] == 0, total, -1.0))[-_SILENT:]
+        total = np.nan_to_num(array(self.frames[pair]["liq_total"]))[first:-1]
+        silent = first + np.argsort(np.where(said[first:-1] == 0, total, -1.0))[-_SILENT:]
         return np.concatenate((spoken[some] if len(spoken) else spoken, silent))
 
     def forward(self, horizon: int) -> tuple[Floats, Floats, Floats]:
@@ -620,30 +639,42 @@ def _shifts(size: int, rules: Rules, random: np.random.Generator) -> Ints:
     return np.sort(random.choice(size - 1, min(rules.shifts, size - 1), replace=False)) + 1
 
 
-def _judge(tests: Sequence[tuple[Effect, Floats, Floats, float, float]], rules: Rules) -> None:
-    """Compare each effect with its shifts, and correct for the number of tests."""
-    if not tests:
-        return
-    shifted, found = [], []
+def _judge(tests: Sequence[tuple[Effect, Floats, Floats, float, float]], rules: Rules) -> int:
+    """Compare each effect with its shifts, correct for the number of tests, and return that.
+
+    One whose events meet no candle, or those of one cluster, in many shifts has no band of chance:
+    it is too few to be tested, and its p stays NaN.
+    """
+    effects, shifted, found = [], [], []
     for effect, means, errors, mean, error in tests:
-        effect.shifted = float(np.nanmean(means))
+        centre = _mean(means[~np.isnan(means)])
         with np.errstate(divide="ignore", invalid="ignore"):
-            null = np.abs(means - effect.shifted) / errors
-            own = float(np.abs(mean - effect.shifted) / np.float64(error))
+            null = np.abs(means - centre) / errors
+            own = float(np.abs(mean - centre) / np.float64(error))
+        own = 0.0 if np.isnan(own) else own
         # A shift that meets no candle proves nothing, so it counts against the reading.
         null = np.where(np.isnan(null), np.inf, null)
         band = float(np.quantile(null, rules.level, method="higher"))
-        effect.null = band * error
+        if not np.isfinite(band):
+            continue
+        effect.shifted, effect.null = centre, band * error
         effect.p = _p(null, own)
-        shifted.append(null / band if np.isfinite(band) else np.full(len(null), np.inf))
+        effects.append(effect)
+        shifted.append(null / band)
         found.append(own / band)
+    if not effects:
+        return 0
     order = np.argsort(found)[::-1]
-    # The largest of all tests from this one on, in each shift.
-    largest = np.maximum.accumulate(np.array(shifted)[order[::-1]], axis=0)[::-1]
+    null = np.array(shifted)[order]
+    # The largest of all tests from this one on, in each shift. One that says nothing there is
+    # above none of the others.
+    finite = np.where(np.isinf(null), -np.inf, null)
+    largest = np.maximum(null, np.maximum.accumulate(finite[::-1], axis=0)[::-1])
     corrected = 0.0
     for place, test in enumerate(order):
         corrected = max(corrected, _p(largest[place], found[test]))
-        tests[test][0].corrected = max(corrected, tests[test][0].p)
+        effects[test].corrected = max(corrected, effects[test].p)
+    return len(effects)
 
 
 def _p(null: Floats, found: float) -> float:
@@ -654,36 +685,47 @@ def _say(one: Effect, rules: Rules) -> None:
     """Write the verdict of one effect."""
     if np.isnan(one.p):
         one.kind = FEW
-        one.verdict = (
-            f"{FEW}: {one.independent} independent in {one.clusters} stretches of time, "
-            f"{rules.least} in {_CLUSTERS} are needed"
-        )
+        has = f"{FEW}: {one.independent} independent in {one.clusters} stretches of time"
+        if one.independent < rules.least or one.clusters < _CLUSTERS:
+            one.verdict = f"{has}, {rules.least} in {_CLUSTERS} are needed"
+        else:
+            one.verdict = (
+                f"{has}, but at too many other times they meet no candles, as in a hole of the data"
+            )
         return
     numbers = (
         f"mean {_bp(one.mean)} bp, interval {_bp(one.low)} … {_bp(one.high)}, "
         f"shifted null ±{one.null:.0f}"
     )
     over = f"over {one.horizon} candle{'s' * (one.horizon > 1)}, {one.independent} events"
-    # Who follows the crowd has the same trades the other way round, and the same costs.
-    follow = (
-        -one.high - 2 * rules.costs,
-        -one.first - 2 * rules.costs,
-        -one.last - 2 * rules.costs,
-    )
-    fade = (one.low, one.first, one.last)
     if one.corrected >= 1 - rules.level:
         one.kind = NONE
         one.verdict = f"no edge after costs: {numbers} ({over}, corrected p {one.corrected:.2g})"
         return
-    way, (low, first, last) = ("fade", fade) if one.gross > one.shifted else ("follow", follow)
-    told = "the price turned" if way == "fade" else "the price went on"
+    way, told = ("fade", "the price turned") if one.gross > 0 else ("follow", "the price went on")
+    if way == "fade":
+        low, first, last = one.low, one.first, one.last
+    else:
+        # Who follows the crowd has the same trades the other way round, and the same costs.
+        low, first, last = (-net - 2 * rules.costs for net in (one.high, one.first, one.last))
+    more = (one.gross > one.shifted) == (way == "fade")
+    told += f", {'more' if more else 'less'} than at other times"
     parts = f"first part {_bp(first)}, last part {_bp(last)}"
     if not low > 0:
         one.kind = SMALL
         said = f"no edge after costs: {told}, {_bp(one.gross)} bp before costs, but too little"
-    elif not (first > 0 and last > 0):
+    elif not more:
+        one.kind = LESS
+        said = (
+            f"no edge of the reading: {told}, {_bp(one.gross)} bp before costs and "
+            f"{_bp(one.shifted)} there"
+        )
+    elif first <= 0 or last <= 0:
         one.kind = FADED
         said = f"no edge after costs: {told}, but not in both parts of the time ({parts})"
+    elif np.isnan(first) or np.isnan(last):
+        one.kind = ONE_PART[int(np.isnan(last))]
+        said = f"no edge after costs: {told}, but {one.kind} ({parts})"
     else:
         one.kind = FADE if way == "fade" else FOLLOW
         said = f"an edge here, to {way}: {told}, in both parts of the time ({parts})"
@@ -719,11 +761,11 @@ def _verdict(effects: Sequence[Effect], tests: int, rules: Rules) -> str:
     """Say in words what all tests together say."""
     if not tests:
         return (
-            f"Nothing can be said: no reading has {rules.least} independent events. Study more "
-            "time, more pairs or a shorter timeframe."
+            f"Nothing can be said: no reading has {rules.least} independent events that can be "
+            "compared with other times. Study more time, more pairs or a shorter timeframe."
         )
     edges = [one for one in effects if one.kind in EDGES]
-    real = [one for one in effects if one.kind in (SMALL, FADED)]
+    real = [one for one in effects if one.kind in REAL]
     if edges:
         names = ", ".join(dict.fromkeys(f"{one.reading} ({one.kind} it)" for one in edges))
         return (
@@ -735,7 +777,8 @@ def _verdict(effects: Sequence[Effect], tests: int, rules: Rules) -> str:
         names = ", ".join(dict.fromkeys(one.reading for one in real))
         return (
             f"No edge after costs. Of {tests} tests {len(real)} show something that is more than "
-            f"chance ({names}), but it does not pay its costs, or did not last."
+            f"chance ({names}), but it does not pay its costs, is less than at other times, or is "
+            "not seen in both parts of the time."
         )
     return (
         f"No edge after costs: none of {tests} tests stands out from the same events at shifted "

@@ -10,7 +10,7 @@ import numpy as np
 
 from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError
-from liquidations.study import EDGES, FADED, FEW, SMALL, Effect, Study
+from liquidations.study import EDGES, FEW, REAL, Effect, Study
 
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _class(study: Study, reading: str) -> str:
 def _colour(one: Effect) -> str:
     if one.kind in EDGES:
         return GREEN
-    return ORANGE if one.kind in (SMALL, FADED) else GREY
+    return ORANGE if one.kind in REAL else GREY
 
 
 def _tell(one: Effect) -> str:

@@ -64,11 +64,12 @@ def run(args: dict[str, Any]) -> int:
     """Write the page or the picture of one pair."""
     from freqtrade.configuration import TimeRange
 
-    from liquidations.frame import read_frame, tell_bounds
+    from liquidations.frame import name_exchange, read_frame, tell_bounds
     from liquidations.page import find_browser, page, photograph
 
     config = load_config(args)
     settings = load_settings(args, config)
+    config = name_exchange(config, args)
     pairs = args.get("pairs") or []
     if len(pairs) != 1:
         raise LiquidationsError(f"name one pair with -p, for example BTC/USDT:USDT; got {pairs}")

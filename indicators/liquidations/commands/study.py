@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from liquidations.candles import candle_closes, format_time, parse_timeframe
+from liquidations.candles import candle_closes, format_time, parse_timeframe, timeframe_ms
 from liquidations.commands.common import (
     add_timeframe,
     console,
@@ -21,8 +21,11 @@ from liquidations.commands.common import (
     say,
     short_kind,
 )
+from liquidations.commands.plot import BEFORE
+from liquidations.commands.simulate import MARKER
 from liquidations.errors import LiquidationsError
-from liquidations.event import SIMULATED, Ints
+from liquidations.event import DAY, SIMULATED, Ints
+from liquidations.levels import HOUR
 
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
         "--all", action="store_true", help="Show each horizon, not the one that says most."
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="Write a report, HTML with plots, to this file."
+        "-o", "--output", metavar="FILE", help="Write a report, a page with plots (.html)."
     )
     parser.add_argument(
         "--format", choices=("table", "json"), default="table", help="Default: table."
@@ -94,6 +97,7 @@ def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> No
 
 def run(args: dict[str, Any]) -> int:
     """Study the pairs together, print a table and the verdict, and write the report."""
+    from liquidations.frame import name_exchange
     from liquidations.study import Rules, study
 
     rules = Rules(
@@ -106,10 +110,14 @@ def run(args: dict[str, Any]) -> int:
         seed=args["seed"],
     )
     output = Path(args["output"]) if args.get("output") else None
+    # Nothing else is overwritten, such as a store or a configuration.
+    if output and output.suffix != ".html":
+        raise LiquidationsError(f"--output ends in .html, got {output}")
     if output and not output.absolute().parent.is_dir():
         raise LiquidationsError(f"{output.absolute().parent} is no folder; make it first")
     config = load_config(args)
     settings = load_settings(args, config)
+    config = name_exchange(config, args)
     timeframe = args.get("timeframe") or config.get("timeframe") or "1h"
     parse_timeframe(timeframe)
     pairs = args.get("pairs") or config.get("exchange", {}).get("pair_whitelist") or []
@@ -117,7 +125,7 @@ def run(args: dict[str, Any]) -> int:
         raise LiquidationsError("name pairs with -p, for example BTC/USDT:USDT")
     found = _Data(config, args, settings, timeframe)
     frames = {pair: found.frame(pair) for pair in dict.fromkeys(pairs)}
-    result = study(frames, timeframe, rules)
+    result = study(frames, timeframe, rules, start=found.begun)
     if output:
         from liquidations.study_report import report_page
 
@@ -130,7 +138,7 @@ def run(args: dict[str, Any]) -> int:
     else:
         _print(result, found, every=args["all"])
     if found.simulated:
-        say("SIMULATED: these liquidations are invented")
+        say("SIMULATED: this market is invented")
     if output:
         say(f"Report, to open in a browser: {output}")
     return 0
@@ -150,7 +158,9 @@ class _Data:
         self.provider = provider_of(settings.db_url)
         asked = TimeRange.parse_timerange(args.get("timerange"))
         self.start, self.end = asked.startts * 1000, asked.stopts * 1000
-        self.simulated = False
+        #: When the first candle opens that is studied; those before it are for the readings.
+        self.begun = self.start
+        self.simulated = (Path(config["datadir"]) / MARKER).exists()
         self.bounds: dict[str, str] = {}
         self.sources: set[str] = set()
         self.interest = True
@@ -193,20 +203,25 @@ class _Data:
         inside = (opens >= start) & (opens < end)
         if not inside.any():
             raise LiquidationsError(self._no_candles(pair, start, end))
-        frame, opens = frame[inside].reset_index(drop=True), opens[inside]
+        # With an open start there is nothing to see before it.
+        before = BEFORE * max(HOUR, timeframe_ms(self.timeframe) or DAY) if self.start else 0
+        near = (opens >= start - before) & (opens < end)
+        frame, opens = frame[near].reset_index(drop=True), opens[near]
+        asked = opens >= start
         table, matched = self.provider.columns(pair, opens, self.timeframe, self.settings)
-        if np.isnan(table["liq_total"]).all():
+        if np.isnan(table["liq_total"][asked]).all():
+            coverage = table["liq_coverage"][asked]
             raise LiquidationsError(
                 explain_nothing(
-                    pair, opens, self.timeframe, self.settings, matched, table["liq_coverage"]
+                    pair, opens[asked], self.timeframe, self.settings, matched, coverage
                 )
             )
         self.simulated |= any(one.source == SIMULATED for one in all_series(matched))
-        self._note(matched, int(opens[0]), int(candle_closes(opens, self.timeframe)[-1]))
+        self._note(matched, int(opens[asked][0]), int(candle_closes(opens, self.timeframe)[-1]))
         frame = join(frame, table)
         metadata = {"pair": pair, "timeframe": self.timeframe}
         frame = add_context(self, frame, metadata, every=_EVERY)
-        self.interest &= bool(frame["liq_open_interest_amount"].notna().any())
+        self.interest &= bool(frame["liq_open_interest_amount"][asked].notna().any())
         return frame
 
     def _span(self, pair: str) -> tuple[int, int]:
@@ -262,7 +277,7 @@ def _ms(frame: pd.DataFrame) -> Ints:
 
 
 def _plain(result: Study, found: _Data) -> dict[str, Any]:
-    """Return what JSON can hold: NaN is null."""
+    """Return what JSON can hold: NaN and infinity are null."""
     plain = asdict(result)
     for effect in plain["effects"]:
         effect["pairs"] = {
@@ -270,16 +285,16 @@ def _plain(result: Study, found: _Data) -> dict[str, Any]:
             for pair, (number, mean) in effect["pairs"].items()
         }
     plain |= {"simulated": found.simulated, "notes": found.notes()}
-    known: dict[str, Any] = _without_nan(plain)
+    known: dict[str, Any] = _finite(plain)
     return known
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
+        return {name: _finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _print(result: Study, found: _Data, *, every: bool) -> None:
