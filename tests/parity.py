@@ -71,8 +71,7 @@ class Planned(NamedTuple):
 SHORT = {
     "delay": Planned("delay", 1, -4, 8),
     "cut": Planned("cut", 1, -7, 12),
-    # It must not end when the feed has waited in vain for the second time, after 11 to 12 s.
-    "silence": Planned("silence", 1, -40, 15),
+    "silence": Planned("silence", 1, -40, 12),
 }
 
 #: All of them, for seven. Of two candles in a row with late orders one begins a candle of two
@@ -388,16 +387,13 @@ def check_store(session: Session, rows: Sequence[Row]) -> None:
     session.check(not twice, f"{len(twice)} orders are stored twice, such as {twice[:1]}")
     unsent = own.keys() - session.sent.keys()
     session.check(not unsent, f"{len(unsent)} orders are stored that were not sent")
-    # What is sent while the bot ends may be on its way.
-    missing = [
-        one for one in session.sent.keys() - own.keys() if one[1] + PUSH_DELAY < session.stopped
-    ]
-    session.check(not missing, f"{len(missing)} orders were sent and not stored: {missing[:1]}")
     spans = covered(session)
     session.check(bool(spans), "no coverage is stored")
     if not spans:
         return
     begin = spans[0][0]
+    # What is sent to a connection that the feed is just giving up may be lost, and so may what is on
+    # its way when the bot ends; but of that time it must not say that it listened.
     false, lost = 0, 0
     for name, events in session.played.items():
         for row in range(len(events)):
