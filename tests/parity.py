@@ -392,8 +392,8 @@ def check_store(session: Session, rows: Sequence[Row]) -> None:
     if not spans:
         return
     begin = spans[0][0]
-    # What is sent to a connection that the feed is just giving up may be lost, and so may what is on
-    # its way when the bot ends; but of that time it must not say that it listened.
+    # What is sent to a connection that the feed is giving up may be lost, and so may what is on its
+    # way when the bot ends; but of that time it must not say that it listened.
     false, lost = 0, 0
     for name, events in session.played.items():
         for row in range(len(events)):
