@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import bars_of, events_of, same_bits, spans, utc
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from liquidations.candles import candle_opens
@@ -177,6 +177,7 @@ times = st.lists(st.tuples(st.integers(0, 5 * 60_000), st.integers(0, 5 * 60_000
 
 
 @given(events, times)
+@example([(30_000, "long")], [(0, 100)])  # a minute begins in it, but its event lies outside
 def test_events_removed_of_any_time_leave_what_was_never_told(tmp_path_factory, rows, cut):
     folder = tmp_path_factory.mktemp("removed")
     whole = events_of(*((T + at, side, 1.0 + at) for at, side in rows))

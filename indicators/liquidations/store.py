@@ -607,13 +607,14 @@ class Writer(Reader):
         if not len(spans):
             return
         first, last = int(spans[0, 0]), int(spans[-1, 1])
-        bars = self._packed_bars(series, first // series.period * series.period, last)
         gone = self._packed_events(series, first, last)
         gone = gone.take(is_within(spans, gone.timestamp))
-        if len(gone):
-            self._drop_events(series, gone)
+        if self._single_events(series, gone):
+            if len(gone):
+                self._drop_events(series, gone)
             digest = digest_of(gone.timestamp, gone.key)
         else:
+            bars = self._packed_bars(series, first, last)
             bars = bars.take(is_within(spans, bars.timestamp))
             self._replace_bars(series, bars, Bars.concat([]))
             digest = digest_of(bars.timestamp, bars.long, bars.short)
