@@ -1,11 +1,17 @@
 """What several tests share: the recorded data, a fresh store, and events and bars drawn by hand."""
 
+import itertools
 import os
+import shutil
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import postgres
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 
 from liquidations.event import SIDES, Bars, Events, Ints, make_events
@@ -44,9 +50,81 @@ def recorded() -> Path:
 
 
 @pytest.fixture
-def db_url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     """Return the URL of a SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'liquidations.sqlite'}"
+
+
+@pytest.fixture
+def db_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a store that does not exist yet: of a SQLite file, or see ``ON_BOTH``.
+
+    A module all of whose tests run on both databases overrides it and returns ``any_url``.
+    """
+    return request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
+
+
+#: Above a test that runs on both databases, in a module whose other tests do not.
+ON_BOTH = pytest.mark.parametrize("db_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """Run a real PostgreSQL server for all tests of a process."""
+    try:
+        # What these tests kill are programs, never the machine: it need not wait for the disk.
+        made = postgres.Server(settings={"fsync": "off"})
+    except postgres.NoServerError as error:
+        pytest.skip(str(error))
+    with made:
+        yield made.start()
+
+
+@pytest.fixture
+def postgresql_url(server: postgres.Server) -> Iterator[str]:
+    """Return the URL of an empty PostgreSQL database."""
+    with postgres.a_database(server) as url:
+        yield url
+
+
+#: Above a test that is about SQLite's file, in a module whose ``db_url`` is ``any_url``.
+ONLY_SQLITE = pytest.mark.parametrize("any_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a store that does not exist yet, on one database after the other."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def fresh(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], str]]:
+    """Return a function that names one place after the other where there is no store yet."""
+    numbers = itertools.count()
+    if request.param == "sqlite":
+        folder = tmp_path_factory.mktemp("stores")
+        yield lambda: f"sqlite:///{folder / f'{next(numbers)}.sqlite'}"
+        shutil.rmtree(folder)
+        return
+    server = request.getfixturevalue("server")
+    with postgres.a_database(server) as url:
+
+        def make() -> str:
+            # A schema of its own costs less than a database.
+            name = f"s{next(numbers)}"
+            server.sql(f"CREATE SCHEMA {name}", url.rpartition("/")[2])
+            return f"{url}?options=-csearch_path%3D{name}"
+
+        yield make
+
+
+def execute(db_url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Do what another program does to a database; return the rows of the last statement."""
+    with sa.create_engine(db_url, poolclass=sa.NullPool).begin() as connection:
+        *_, last = [connection.execute(sa.text(statement)) for statement in statements]
+        return [tuple(row) for row in last] if last.returns_rows else []
 
 
 def utc(text: str) -> int:

@@ -670,7 +670,7 @@ def test_a_minute_is_closed_and_what_comes_later_is_kept_apart(exchange, db_url,
         until(lambda: feed_of(collector, "binance", "inverse").watermark > end)
     with reading(db_url) as reader:
         feeds = {(f.exchange, f.channel): f.id for f in reader.feeds()}
-        spans = reader.told()[0]
+        spans = reader.listened()
         (series,) = (s for s in reader.series() if s.exchange == "binance" and s.base == "BTC"
                      and s.pair == "BTC/USDT:USDT")  # fmt: skip
         source = reader.source(series, *FOREVER)
@@ -840,6 +840,38 @@ def test_what_is_given_up_for_want_of_a_store_is_told_and_not_covered(
     ((first, _),) = coverage(db_url, "okx", "BTC/USDT:USDT")
     assert first == end
     assert "20 liquidations were given up" in caplog.text
+
+
+def test_what_has_gathered_for_long_is_written_piece_by_piece(
+    exchange, db_url, monkeypatch, prompt
+):
+    monkeypatch.setattr(collector_module, "MOST_AT_ONCE", 4)
+    sizes, commit = [], Collector._commit
+
+    def noted(self, works):
+        commit(self, works)
+        sizes.append(sum(len(work.orders) for _, work in works))
+
+    monkeypatch.setattr(Collector, "_commit", noted)
+    with running(plan(exchange, f"{db_url}?timeout=0.1", "okx")) as collector:
+        time.sleep(0.3)
+        path = db_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            times = []
+            for _ in range(30):
+                times.append(max(exchange.now(), (times or [0])[-1] + 1))
+                send(exchange, "okx", "swap", "long", 1, times[-1])
+            until(lambda: collector.feeds[0].counts["events"] == 30)
+            time.sleep(0.5)
+            other.execute("ROLLBACK")
+        until(lambda: number(db_url) == 30)
+        until(lambda: collector.feeds[0].watermark > times[-1])
+    assert stored(db_url)["okx", "BTC/USDT:USDT"].timestamp.tolist() == times
+    assert sum(sizes) == 30
+    assert max(sizes) <= 4
+    ((first, last),) = coverage(db_url, "okx", "BTC/USDT:USDT")
+    assert first <= times[0] < times[-1] < last
 
 
 # --- inside a bot ---------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Against loopback exchanges as in ``test_collector.py``, whose helpers are used h
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections import deque
 from contextlib import ExitStack, closing
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+from conftest import ON_BOTH
 from loopback import BUILDERS, VENUES, Loopback, order_detail
 from test_collector import (
     FOREVER,
@@ -61,12 +62,14 @@ def quick(monkeypatch: pytest.MonkeyPatch, prompt: None) -> None:  # noqa: F811
 
 
 def has_tables(db_url: str) -> bool:
-    """Tell whether the file of a store is there, and no longer being made."""
-    path = Path(db_url.removeprefix("sqlite:///"))
-    if not path.exists():
-        return False
-    with closing(sqlite3.connect(path)) as connection:
-        return bool(connection.execute("SELECT name FROM sqlite_master").fetchall())
+    """Tell whether a store is there, and no longer being made."""
+    if db_url.startswith("sqlite") and not Path(db_url.removeprefix("sqlite:///")).exists():
+        return False  # looking would make the file
+    engine = sa.create_engine(db_url)
+    with engine.connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+    engine.dispose()
+    return bool(names)
 
 
 def told(db_url: str) -> dict[str, list[int]]:
@@ -98,15 +101,15 @@ def usd(db_url: str, exchange_: str, pair: str) -> list[float]:
 def columns(db_url: str, name: str, pair: str, close: int, *, live: bool = False) -> dict[str, str]:
     """Return the columns of the minute that ends at ``close``, to the last digit."""
     settings = Settings(db_url, (name,), min_coverage=0.001)
-    found, _ = LiquidationProvider(db_url).columns(
-        pair, np.array([close - MINUTE]), "1m", settings, live=live
-    )
+    with closing(LiquidationProvider(db_url)) as provider:
+        found, _ = provider.columns(pair, np.array([close - MINUTE]), "1m", settings, live=live)
     return {column: repr(float(values[0])) for column, values in found.items()}
 
 
 # --- several collectors ---------------------------------------------------------------------------
 
 
+@ON_BOTH
 @pytest.mark.parametrize("ends", ["first", "second"])
 def test_collectors_with_other_pairs_tell_their_own_ones_only(exchange, db_url, ends):  # noqa: F811
     bases = {"first": "BTC", "second": "ETH"}
@@ -136,6 +139,7 @@ def test_collectors_with_other_pairs_tell_their_own_ones_only(exchange, db_url, 
     assert len(coverage(db_url, "binance", pairs[stays])) == 1
 
 
+@ON_BOTH
 def test_collectors_with_the_same_pair_count_each_order_once(exchange, db_url):  # noqa: F811
     given = plan(exchange, db_url, "binance", bases={"BTC"})
     with running(given) as one:
@@ -154,6 +158,7 @@ def test_collectors_with_the_same_pair_count_each_order_once(exchange, db_url): 
     assert len(coverage(db_url, "binance", BTC)) == 1
 
 
+@ON_BOTH
 @pytest.mark.parametrize(("wanted", "dials"), [({"ETH"}, 2), ({"BTC", "ETH"}, 2), ({"BTC"}, 1)])
 def test_who_stands_by_collects_what_the_other_does_not_tell(
     exchange, db_url, caplog, wanted, dials  # noqa: F811
@@ -175,6 +180,7 @@ def test_who_stands_by_collects_what_the_other_does_not_tell(
     assert usd(db_url, "binance", ETH) == [300.0]
 
 
+@ON_BOTH
 def test_who_took_over_ends_nothing_of_the_one_that_comes_back(exchange, db_url):  # noqa: F811
     market = plan(exchange, db_url, "binance")
     standby = plan(exchange, db_url, "binance", bases={"BTC"}, standby=True)
@@ -202,6 +208,7 @@ def test_who_took_over_ends_nothing_of_the_one_that_comes_back(exchange, db_url)
     assert usd(db_url, "binance", ETH) == [300.0]
 
 
+@ON_BOTH
 def test_who_lost_its_row_goes_on_in_another_one(exchange, db_url, caplog):  # noqa: F811
     with running(plan(exchange, db_url, "binance", bases={"BTC"})):
         time.sleep(0.3)
@@ -390,6 +397,7 @@ def test_a_step_of_our_clock_closes_no_minute_to_come(
 # --- restarts -------------------------------------------------------------------------------------
 
 
+@ON_BOTH
 @pytest.mark.parametrize("lost", [False, True], ids=["listened", "was cut off"])
 def test_a_bot_that_starts_again_changes_no_candle_that_was_read(
     exchange, db_url, monkeypatch, lost  # noqa: F811

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import bars_of, events_of, spans
+from conftest import ONLY_SQLITE, bars_of, events_of, spans
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import OperationalException
 from freqtrade.strategy import IStrategy
@@ -50,6 +50,12 @@ class Sample(IStrategy):
 
     def populate_exit_trend(self, dataframe, metadata):
         return dataframe
+
+
+@pytest.fixture
+def db_url(any_url):
+    yield any_url
+    provider.provider_of(any_url).close()
 
 
 @pytest.fixture
@@ -261,7 +267,7 @@ def test_a_provider_can_be_pickled_and_a_strategy_holds_none(stored):
     opens = candles()["date"].to_numpy("datetime64[ms]").astype(np.int64)
     table, _ = copy.columns(PAIR, opens, "1h", read_settings(strategy.config))
     assert table["liq_total"].tobytes() == expected["liq_total"].to_numpy().tobytes()
-    assert "sqlite" in repr(copy.__getstate__())
+    assert copy.__getstate__()["db_url"] == stored  # and no connection
     copy.close()
 
 
@@ -332,6 +338,7 @@ def test_holes_in_the_candles_do_not_shift_anything(stored):
     ]  # fmt: skip
 
 
+@ONLY_SQLITE
 def test_a_store_that_was_deleted_and_made_anew_is_read_anew(stored, tmp_path):
     strategy = strategy_of(stored)
     add_liquidations(strategy, candles(), {"pair": PAIR})
@@ -382,7 +389,7 @@ def test_the_preferred_source_wins_and_is_named(twice, prefer, long, source):
     assert frame["liq_long"].tolist() == [0.0, long, 0.0, 8.0, 0.0, 0.0]  # never added
     settings = read_settings(strategy.config)
     opens = candles()["date"].dt.as_unit("ms").astype("int64").to_numpy()
-    chosen = LiquidationProvider(twice).chosen(PAIR, opens, "1h", settings)
+    chosen = provider.provider_of(twice).chosen(PAIR, opens, "1h", settings)
     vendor = "coinalyze 1h"
     other = source if source != vendor else vendor
     assert {name: found.tolist() for name, found in chosen.items()} == {
@@ -393,7 +400,7 @@ def test_the_preferred_source_wins_and_is_named(twice, prefer, long, source):
 def test_where_nobody_observed_no_source_is_named(twice):
     opens = candles(periods=8)["date"].dt.as_unit("ms").astype("int64").to_numpy()
     settings = read_settings(strategy_of(twice).config)
-    (found,) = LiquidationProvider(twice).chosen(PAIR, opens, "1h", settings).values()
+    (found,) = provider.provider_of(twice).chosen(PAIR, opens, "1h", settings).values()
     assert found.tolist()[-2:] == ["", ""]
 
 

@@ -1,5 +1,7 @@
 """Revised bars: no vendor changes the past silently, and both vintages can be read."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from conftest import bars_of, events_of, same_bits, spans, utc
@@ -32,7 +34,8 @@ def told(store: Store, rows: dict[int, tuple[float, float]], hours: int, when: i
 
 def long_of(store: Store, vintage: str) -> list[float]:
     settings = Settings(store.db_url, ("binance",), vintage=vintage)
-    table, _ = LiquidationProvider(store.db_url).columns(PAIR, OPENS, "1h", settings)
+    with closing(LiquidationProvider(store.db_url)) as provider:
+        table, _ = provider.columns(PAIR, OPENS, "1h", settings)
     return table["liq_long"].tolist()
 
 
@@ -43,8 +46,8 @@ def revisions_of(store: Store) -> list[tuple]:
 
 
 @pytest.fixture
-def store(db_url: str):
-    with Store(db_url, create=True) as opened:
+def store(any_url: str):
+    with Store(any_url, create=True) as opened:
         yield opened
 
 
@@ -94,11 +97,11 @@ def test_the_last_of_many_vintages_is_read_and_repeating_it_is_none(store):
 
 def test_a_provider_that_is_open_sees_a_revision(store):
     settings = Settings(store.db_url, ("binance",), vintage="last")
-    provider = LiquidationProvider(store.db_url)
-    told(store, {0: (1, 0)}, 4, 100)
-    assert provider.columns(PAIR, OPENS, "1h", settings)[0]["liq_long"][0] == 1.0
-    told(store, {0: (8, 0)}, 4, 200)
-    assert provider.columns(PAIR, OPENS, "1h", settings)[0]["liq_long"][0] == 8.0
+    with closing(LiquidationProvider(store.db_url)) as provider:
+        told(store, {0: (1, 0)}, 4, 100)
+        assert provider.columns(PAIR, OPENS, "1h", settings)[0]["liq_long"][0] == 1.0
+        told(store, {0: (8, 0)}, 4, 200)
+        assert provider.columns(PAIR, OPENS, "1h", settings)[0]["liq_long"][0] == 8.0
 
 
 def test_what_is_removed_takes_its_revisions_along(store):

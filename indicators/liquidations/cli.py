@@ -17,7 +17,7 @@ from freqtrade.commands.arguments import ARGS_COMMON, Arguments
 from freqtrade.constants import DEFAULT_CONFIG
 from freqtrade.exceptions import FreqtradeException
 
-from liquidations.errors import LiquidationsError
+from liquidations.errors import LiquidationsError, printable
 
 
 #: Name of the command → its module; the order is that of ``--help``.
@@ -29,6 +29,7 @@ COMMANDS = {
     "export-data": "liquidations.commands.export_data",
     "list-data": "liquidations.commands.list_data",
     "check": "liquidations.commands.check",
+    "db": "liquidations.commands.db",
     "show": "liquidations.commands.show",
     "plot": "liquidations.commands.plot",
     "study": "liquidations.commands.study",
@@ -44,8 +45,9 @@ class LiquidationArguments(Arguments):
     It rests on Freqtrade's ``_build_args``, ``_parse_args``, ``ARGS_COMMON``; a test holds them.
     """
 
-    def _build_subcommands(self) -> None:
-        common = ArgumentParser(add_help=False)
+    def common(self, **options: Any) -> ArgumentParser:
+        """Return the arguments that all commands have, as a parser's parent."""
+        common = ArgumentParser(add_help=False, **options)
         group = common.add_argument_group("Common arguments")
         self._build_args(
             optionlist=[name for name in ARGS_COMMON if name != "version"], parser=group
@@ -56,6 +58,10 @@ class LiquidationArguments(Arguments):
             help="The liquidation store (default: the config's, else "
             "sqlite:///<user_data_dir>/liquidations.sqlite).",
         )
+        return common
+
+    def _build_subcommands(self) -> None:
+        common = self.common()
         self.parser = ArgumentParser(
             prog="liquidations", description="Liquidation data for Freqtrade."
         )
@@ -104,7 +110,7 @@ def run(argv: list[str] | None = None) -> int:
     try:
         return int(args["func"](args))
     except (LiquidationsError, FreqtradeException) as error:
-        print(f"ERROR: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ERROR: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of a pipe, such as head, has seen enough.
@@ -113,7 +119,7 @@ def run(argv: list[str] | None = None) -> int:
     except OSError as error:
         what = ": ".join(str(one) for one in (error.filename, error.strerror) if one) or str(error)
         hint = "; check who may read it" if isinstance(error, PermissionError) else ""
-        print(f"ERROR: {what}{hint}", file=sys.stderr)
+        print(f"ERROR: {printable(what)}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; the store holds only what was finished.", file=sys.stderr)

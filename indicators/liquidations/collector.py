@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -26,8 +26,10 @@ import ccxt
 import numpy as np
 
 from liquidations.client import raw_client
+from liquidations.compaction import Moved, compact
+from liquidations.database import PATIENCE
 from liquidations.errors import LiquidationsError
-from liquidations.event import MINUTE, SIMULATED, Events
+from liquidations.event import DAY, MINUTE, SIMULATED, Events
 from liquidations.exchanges import adapter
 from liquidations.exchanges.frames import Adapter, Contract, Order, order_events
 from liquidations.feed import JUMP, Clock, LiveFeed, Work
@@ -50,6 +52,11 @@ SEAL_EARLY, WRITE_EARLY = 200, 50
 #: Orders that wait for a database that can't be written; more are lost, and their time with them.
 MOST_WAITING = 2_000_000
 
+HOUR = 3_600_000
+
+#: Orders of a feed that one transaction writes; what says that they are complete comes last.
+MOST_AT_ONCE = 50_000
+
 #: Between two transactions (s): what comes within shares one.
 GATHER = 0.01
 
@@ -58,6 +65,10 @@ LAST = 1.2
 
 #: How often (s) feeds are looked after, and (s) markets are loaded again for a contract not known.
 LOOK, RELOAD = 1.0, 600.0
+
+#: How often (s) old rows are packed, the share of time that this may take, and the seconds around a
+#: minute's end in which it rests, because bots wait then for what is written.
+PACK, PACK_SHARE, PACK_REST = 3600.0, 0.25, (-1.0, 4.0)
 
 #: How often (s) markets are loaded where a new contract does not tell of itself.
 REFRESH = 6 * 3600.0
@@ -88,7 +99,7 @@ class Collector:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.feeds: list[LiveFeed] = []
-        self.store = Store(plan.settings.db_url, create=True)
+        self.store = Store(plan.settings.db_url, create=True, patience=PATIENCE)
         self._bases, self._exchanges = plan.bases, plan.settings.exchanges
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -132,18 +143,19 @@ class Collector:
         writer = _WriterThread(self._loop)
         self._extend()
         looking = asyncio.create_task(self._look_after())
+        packing = asyncio.create_task(self._keep_packing())
         writing = asyncio.create_task(self._write(writer))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            # The other two end by a mistake of ours only, which whoever runs this must see.
+            # The others end by a mistake of ours only, which whoever runs this must see.
             done, _ = await asyncio.wait(
-                (stopping, writing, looking), return_when=asyncio.FIRST_COMPLETED
+                (stopping, writing, looking, packing), return_when=asyncio.FIRST_COMPLETED
             )
             for task in done - {stopping}:
                 task.result()
         finally:
             self._stopping.set()
-            tasks = [looking, stopping, *self._holding.values()]
+            tasks = [looking, packing, stopping, *self._holding.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -232,7 +244,7 @@ class Collector:
         def told() -> set[str]:
             now = self._clock.now()
             with self.store.read() as reader:
-                _, members = reader.told()
+                members = reader.told()
                 alive = {
                     feed.id
                     for feed in reader.feeds()
@@ -440,7 +452,8 @@ class Collector:
                     feed.jumped(step)
             if await asyncio.to_thread(self.store.replaced):
                 logger.warning(f"the store {self.store.shown} is gone or another; it is made anew")
-                self.store = await asyncio.to_thread(Store, self.plan.settings.db_url, create=True)
+                make = partial(Store, self.plan.settings.db_url, create=True, patience=PATIENCE)
+                self.store = await asyncio.to_thread(make)
                 for feed in self.feeds:
                     feed.row = None
                     feed.work.members.append((feed.pairs, feed.moment()))
@@ -457,6 +470,40 @@ class Collector:
                 if why is not None:
                     feed.dead(why)
 
+    async def _keep_packing(self) -> None:
+        """Pack what is old, now and then, while the feeds go on."""
+        settings = self.plan.settings
+        while True:
+            await asyncio.sleep(PACK / 60)  # a start has other things to do
+            done = Moved()
+            now = self._clock.now()
+            keep = settings.keep_events
+            steps = compact(
+                self.store,
+                int(now - settings.compact_after * HOUR) // HOUR * HOUR,
+                keep=None if keep is None else int(now - keep * DAY),
+            )
+            try:
+                while self.feeds and (moved := await self._step(steps)) is not None:
+                    done += moved
+            except LiquidationsError as error:
+                self._say(f"old liquidations are not packed now, it is tried again: {error}")
+            if done != Moved():
+                dropped = f", dropped {done.dropped:,} old ones" if done.dropped else ""
+                logger.info(f"packed {done.events:,} liquidations{dropped}")
+            await asyncio.sleep(PACK - PACK / 60)
+
+    async def _step(self, steps: Iterator[Moved]) -> Moved | None:
+        """Do one step when nobody waits for the database; None at the end."""
+        begin, end = PACK_REST
+        into = self._clock.now() % MINUTE / 1000
+        if into < end or into > MINUTE / 1000 + begin:
+            await asyncio.sleep(end - begin)
+        since = time.monotonic()
+        moved = await asyncio.to_thread(next, steps, None)
+        await asyncio.sleep((time.monotonic() - since) * (1 / PACK_SHARE - 1))
+        return moved
+
     # --- writing ---
 
     async def _write(self, writer: _WriterThread) -> None:
@@ -469,6 +516,12 @@ class Collector:
             works = [(feed, work) for feed, work in works if work]
             if works:
                 try:
+                    for feed, work in works:
+                        # After an hour without the database it must not be asked for all at once.
+                        while len(work.orders) > MOST_AT_ONCE:
+                            part = Work(orders=work.orders[:MOST_AT_ONCE])
+                            await writer.do(partial(self._commit, [(feed, part)]))
+                            del work.orders[:MOST_AT_ONCE]
                     await writer.do(partial(self._commit, works))
                 except asyncio.CancelledError:
                     for feed, work in works:

@@ -100,7 +100,7 @@ def live_inventory(store: Store) -> list[LiveEntry]:
 
 def live_entries(reader: Reader, since: int = 0) -> list[LiveEntry]:
     """List all live feeds, with the gaps that lasted beyond ``since`` (ms)."""
-    coverage, _ = reader.told()
+    coverage = reader.listened()
     nothing = np.empty((0, 2), np.int64)
     entries = []
     feeds = reader.feeds()

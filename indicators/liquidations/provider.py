@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from liquidations.candles import (
     source_candles,
     table,
 )
+from liquidations.database import PATIENCE
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events, Floats, Ints, covered_share
 from liquidations.exchanges import regime
@@ -69,10 +70,12 @@ class LiquidationProvider:
     """Read the columns of candles from one store.
 
     Threads may share a provider. A pickled provider opens its store anew.
+
+    :param patience: how long (s) to wait for an answer of PostgreSQL
     """
 
-    def __init__(self, db_url: str) -> None:
-        self.db_url = db_url
+    def __init__(self, db_url: str, *, patience: float = PATIENCE) -> None:
+        self.db_url, self.patience = db_url, patience
         self._open()
 
     def _open(self) -> None:
@@ -82,11 +85,11 @@ class LiquidationProvider:
         self._view: LiveView | None = None
         self._markets: OrderedDict[tuple, dict[str, Floats]] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"db_url": self.db_url}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"db_url": self.db_url, "patience": self.patience}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.db_url = state["db_url"]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.db_url, self.patience = state["db_url"], state["patience"]
         self._open()
 
     @property
@@ -98,7 +101,7 @@ class LiquidationProvider:
                 self._store = None
                 self._forget()
             if self._store is None:
-                self._store = Store(self.db_url)
+                self._store = Store(self.db_url, patience=self.patience)
             return self._store
 
     def close(self) -> None:
@@ -168,7 +171,7 @@ class LiquidationProvider:
     ) -> tuple[dict[str, Floats], Matched]:
         matched = find_market(reads.series(), settings)
         digests = tuple((one.id, one.digest, one.live) for one in all_series(matched))
-        key = (opens.tobytes(), closes[-1], settings, squares, digests)
+        key = (opens.tobytes(), closes[-1], settings, squares, digests, reads.version)
         with self._lock:
             known = self._markets.get(key)
         if known is None:
@@ -298,6 +301,9 @@ class LiquidationProvider:
 class Reads(Protocol):
     """Answer which series there are, and what they hold."""
 
+    #: Changes when anything may have changed that the digests of the series do not tell.
+    version: int
+
     def series(self, *, base: str | None = None) -> list[Series]:
         """List the series, of one base asset if it is named."""
 
@@ -311,6 +317,7 @@ class _Cached:
     def __init__(self, provider: LiquidationProvider, reader: Reader) -> None:
         self._provider, self._reader = provider, reader
         self.series = reader.series
+        self.version = 0
 
     def source(self, series: Series, start: int, end: int) -> Source:
         return self._provider._source(self._reader, series, start, end)

@@ -8,7 +8,7 @@ candle what a bot saw when it closed, on any timeframe, however late it is asked
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from liquidations.candles import to_bars
-from liquidations.database import insert_new
+from liquidations.database import insert_arrays, insert_new, rows_of
+from liquidations.errors import LiquidationsError
 from liquidations.event import (
     MINUTE,
     Bars,
@@ -29,7 +30,7 @@ from liquidations.event import (
     order_of,
     repeats,
 )
-from liquidations.tables import BAR, EVENT, EVENTS, FEED, FEED_COVERAGE, GAP, LATE, MEMBER
+from liquidations.tables import BAR, EVENT, EVENTS, FEED, FEED_COVERAGE, GAP, LATE, MEMBER, SERIES
 
 
 #: The end of a membership that goes on.
@@ -84,6 +85,9 @@ _MEMBERS_OF = sa.select(MEMBER.c.feed_id, MEMBER.c.start, MEMBER.c.end).where(
 )
 _COVERAGE = sa.select(FEED_COVERAGE.c.start, FEED_COVERAGE.c.end, FEED_COVERAGE.c.known).order_by(
     FEED_COVERAGE.c.start
+)
+_LISTENED = _COVERAGE.add_columns(FEED_COVERAGE.c.feed_id).where(
+    FEED_COVERAGE.c.end > sa.bindparam("since")
 )
 _COVERAGE_OF = _COVERAGE.where(FEED_COVERAGE.c.feed_id == sa.bindparam("of_feed"))
 
@@ -224,6 +228,17 @@ def events_of(
     return Events(*columns), known
 
 
+def young_events(connection: Connection, start: int, end: int) -> tuple[Ints, Events]:
+    """Return all events in time of ``[start, end)`` ms, by series, and in order within one."""
+    rows = connection.execute(
+        sa.select(EVENT.c.series_id, *_EVENT_COLUMNS)
+        .where(EVENT.c.known == 0, EVENT.c.timestamp >= start, EVENT.c.timestamp < end)
+        .order_by(EVENT.c.series_id, EVENT.c.timestamp, EVENT.c.key)
+    ).all()
+    series, *columns = _columns(rows, (np.int64, *Events.dtypes().values()))
+    return series, Events(*columns)
+
+
 def coverage_of(connection: Connection, series: int) -> Ints:
     """Return when the feed of a series listened to it: rows of (start, end, known)."""
     found = []
@@ -271,25 +286,34 @@ def split(rows: Ints) -> tuple[Ints, Ints]:
     return on_time, np.column_stack((points[:-1], points[1:], known))[after]
 
 
-def told(connection: Connection) -> tuple[dict[int, Ints], dict[int, list[Told]]]:
-    """Return when each feed listened, rows of (start, end, known), and what it tells."""
+def listened(connection: Connection, since: int) -> dict[int, Ints]:
+    """Return when each feed listened beyond ``since`` (ms): rows of (start, end, known)."""
     by_feed: dict[int, list[Sequence[int]]] = {}
-    for *row, feed in connection.execute(_COVERAGE.add_columns(FEED_COVERAGE.c.feed_id)):
+    for *row, feed in connection.execute(_LISTENED, {"since": since}):
         by_feed.setdefault(feed, []).append(row)
+    return {feed: _intervals(rows) for feed, rows in by_feed.items()}
+
+
+def told(connection: Connection) -> dict[int, list[Told]]:
+    """Return which feeds tell each series, and when."""
     by_series: dict[int, list[Told]] = {}
     columns = MEMBER.c.series_id, MEMBER.c.feed_id, MEMBER.c.start, MEMBER.c.end
     for series, feed, start, end in connection.execute(sa.select(*columns)):
         by_series.setdefault(series, []).append(Told(feed, start, end))
-    return {feed: _intervals(rows) for feed, rows in by_feed.items()}, by_series
+    return by_series
+
+
+_BARS_SINCE = (
+    sa.select(BAR.c.series_id, *_BAR_COLUMNS)
+    .where(BAR.c.timestamp >= sa.bindparam("since"))
+    .order_by(BAR.c.series_id, BAR.c.timestamp)
+)
+_LATE_SINCE = sa.select(EVENT.c.series_id).where(LATE, EVENT.c.known >= sa.bindparam("since"))
 
 
 def bars_since(connection: Connection, time: int) -> dict[int, Bars]:
     """Return the bars from ``time`` (ms) on, by series."""
-    rows = connection.execute(
-        sa.select(BAR.c.series_id, *_BAR_COLUMNS)
-        .where(BAR.c.timestamp >= time)
-        .order_by(BAR.c.series_id, BAR.c.timestamp)
-    ).all()
+    rows = connection.execute(_BARS_SINCE, {"since": time}).all()
     series, *columns = _columns(rows, (np.int64, *Bars.dtypes().values()))
     bars = Bars(*columns)
     names, first = np.unique(series, return_index=True)
@@ -302,8 +326,7 @@ def bars_since(connection: Connection, time: int) -> dict[int, Bars]:
 
 def late_since(connection: Connection, time: int) -> set[int]:
     """Tell which series got late events that are known from ``time`` (ms) on."""
-    late = sa.select(EVENT.c.series_id).where(LATE, EVENT.c.known >= time).distinct()
-    return set(connection.scalars(late))
+    return set(connection.scalars(_LATE_SINCE, {"since": time}))
 
 
 def covered_until(connection: Connection, feed: Feed) -> int | None:
@@ -326,15 +349,20 @@ def listened_until(connection: Connection, feed: Feed) -> int | None:
     return connection.scalar(last)
 
 
-def minutes(connection: Connection, feed: Feed, since: int) -> list[tuple[int, int]]:
-    """List the minutes since ``since`` in which a feed listened, and how many events they had."""
+def minutes(connection: Connection, feed: Feed, since: int, packed: Bars) -> list[tuple[int, int]]:
+    """List the minutes since ``since`` in which a feed listened, and how many events they had.
+
+    :param packed: bars of its series that are no rows any more
+    """
     counted = (
         sa.select(BAR.c.timestamp, sa.func.sum(BAR.c.long_count + BAR.c.short_count))
         .join(MEMBER, MEMBER.c.series_id == BAR.c.series_id)
         .where(MEMBER.c.feed_id == feed.id, MEMBER.c.end == FOREVER, BAR.c.timestamp >= since)
         .group_by(BAR.c.timestamp)
     )
-    events = {time: int(number) for time, number in connection.execute(counted)}
+    events = dict(zip(packed.timestamp.tolist(), _count(packed), strict=True))
+    for time, number in connection.execute(counted):
+        events[time] = events.get(time, 0) + int(number)
     spans = connection.execute(
         sa.select(FEED_COVERAGE.c.start, FEED_COVERAGE.c.end)
         .where(FEED_COVERAGE.c.feed_id == feed.id, FEED_COVERAGE.c.end > since)
@@ -348,6 +376,10 @@ def minutes(connection: Connection, feed: Feed, since: int) -> list[tuple[int, i
             int(max(-(-start // MINUTE) * MINUTE, since)), int(end) - MINUTE + 1, MINUTE
         )
     ]
+
+
+def _count(bars: Bars) -> list[int]:
+    return (bars.long_count + bars.short_count).astype(np.int64).tolist()
 
 
 def gaps(connection: Connection, feed: Feed, since: int = 0) -> list[tuple[int, int, str]]:
@@ -441,11 +473,24 @@ def accept(connection: Connection, series: int, spans: Ints) -> Events:
         at = (EVENT.c.timestamp == sa.bindparam("of_time")) & (
             EVENT.c.key == sa.bindparam("of_key")
         )
-        keys = _rows({"of_time": events.timestamp, "of_key": events.key})
+        keys = rows_of({"of_time": events.timestamp, "of_key": events.key})
         connection.execute(sa.update(EVENT).where(own & at).values(known=0), keys)
-        bars = _bar_rows(np.full(len(events), series), events)
-        connection.execute(insert_new(connection, BAR, add=tuple(_SUMS)), bars)
+        _add_to_bars(connection, np.full(len(events), series), events)
     return events
+
+
+def lock_series(connection: Connection, series: Collection[int]) -> bool:
+    """Keep imports and removals off some series (by id) until the end of the transaction.
+
+    :return: whether others may have changed them before; SQLite has one writer at a time
+    :raises LiquidationsError: if one has been removed meanwhile.
+    """
+    if connection.dialect.name == "sqlite":
+        return False
+    locked = sa.select(SERIES.c.id).where(SERIES.c.id.in_(series)).order_by(SERIES.c.id)
+    if len(connection.execute(locked.with_for_update(read=True)).all()) < len(set(series)):
+        raise LiquidationsError("a contract was removed from the store while it is being collected")
+    return True
 
 
 def insert_events(
@@ -455,25 +500,61 @@ def insert_events(
 
     :return: how many were new, and a hash of them that does not depend on their order
     """
-    series, events = _one_batch(parts)
+    series, events = _one_batch([(one, once(own)) for one, own in parts])
     if not len(events):
         return 0, 0
-    with connection.begin_nested() as attempt:
-        rows = _event_rows(series, events, sealed, known)
-        fresh = connection.execute(insert_new(connection, EVENT), rows).rowcount == len(events)
-        if not fresh:
-            attempt.rollback()
-    if not fresh:
-        # Only now is it worth asking which ones are known.
-        series, events = _one_batch(
-            [(one, once(own.take(~stored(connection, one, own)))) for one, own in parts]
-        )
-        if rows := _event_rows(series, events, sealed, known):
-            connection.execute(insert_new(connection, EVENT), rows)
+    new = _insert(connection, series, events, np.where(events.timestamp < sealed, known, 0))
+    if not new.all():
+        series, events = series[new], events.take(new)
     in_time = events.timestamp >= sealed
-    if bars := _bar_rows(series[in_time], events.take(in_time)):
-        connection.execute(insert_new(connection, BAR, add=tuple(_SUMS)), bars)
+    _add_to_bars(connection, series[in_time], events.take(in_time))
     return len(events), digest_of(events.timestamp, events.key)
+
+
+def _insert(connection: Connection, series: Ints, events: Events, late: Ints) -> np.ndarray:
+    """Insert events that are not stored yet, and tell which ones they were."""
+    # Always in one order, so that two collectors do not wait for each other.
+    order = np.lexsort((events.key, series, events.timestamp))
+    arrays = {"series_id": series, **events.arrays(), "known": late}
+    del arrays["origin"]
+    arrays = {name: array[order] for name, array in arrays.items()}
+    new = np.ones(len(events), dtype=bool)
+    if connection.dialect.name == "postgresql":
+        # Another collector may insert the same ones at this moment: the statement itself tells.
+        inserted = insert_arrays(connection, EVENT, arrays)
+        if inserted.rowcount < len(events):
+            time, of, key = _columns(inserted.all(), [np.int64] * 3)
+            for one in np.unique(series):
+                mine, told = series == one, of == one
+                new[mine] = same(events.take(mine), time[told], key[told])
+        return new
+    with connection.begin_nested() as attempt:
+        if insert_arrays(connection, EVENT, arrays).rowcount == len(events):
+            return new
+        attempt.rollback()
+    # Only now is it worth asking which ones are known.
+    for one in np.unique(series):
+        mine = series == one
+        new[mine] = ~stored(connection, int(one), events.take(mine))
+    if new.any():
+        insert_arrays(
+            connection, EVENT, {name: array[new[order]] for name, array in arrays.items()}
+        )
+    return new
+
+
+def _add_to_bars(connection: Connection, series: Ints, events: Events) -> None:
+    """Add events to the bars of each series' minutes."""
+    if not len(events):
+        return
+    names, code = np.unique(series, return_inverse=True)
+    # One bar for each series and minute, found by a number that stands for both.
+    minute = events.timestamp // MINUTE
+    apart = replace(events, timestamp=(code * FAR + minute) * MINUTE)
+    bars = to_bars(apart)
+    code, minute = np.divmod(bars.timestamp // MINUTE, FAR)
+    arrays = {"series_id": names[code], **bars.arrays(), "timestamp": minute * MINUTE}
+    insert_arrays(connection, BAR, arrays, add=tuple(_SUMS))
 
 
 def _one_batch(parts: Sequence[tuple[int, Events]]) -> tuple[Ints, Events]:
@@ -493,31 +574,8 @@ def once(events: Events) -> Events:
     return events.take(~again) if again.any() else events
 
 
-def _event_rows(series: Ints, events: Events, sealed: int, known: int) -> list[dict[str, float]]:
-    late = np.where(events.timestamp < sealed, known, 0)
-    arrays = events.arrays()
-    del arrays["origin"]
-    return _rows({"series_id": series, **arrays, "known": late})
-
-
-def _bar_rows(series: Ints, events: Events) -> list[dict[str, float]]:
-    """Sum events into bars of each series' minutes."""
-    names, code = np.unique(series, return_inverse=True)
-    # One bar for each series and minute, found by a number that stands for both.
-    minute = events.timestamp // MINUTE
-    apart = replace(events, timestamp=(code * FAR + minute) * MINUTE)
-    bars = to_bars(apart)
-    code, minute = np.divmod(bars.timestamp // MINUTE, FAR)
-    return _rows({"series_id": names[code], **bars.arrays(), "timestamp": minute * MINUTE})
-
-
 #: More minutes than there are from 1970 to 2100.
 FAR = 100_000_000
-
-
-def _rows(arrays: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
-    columns = [array.tolist() for array in arrays.values()]
-    return [dict(zip(arrays, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def cover(connection: Connection, feed: Feed, start: int, end: int, known: int) -> None:

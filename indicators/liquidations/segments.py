@@ -1,16 +1,28 @@
 """Pack columns of events or bars into compressed bytes and back. Floor 1, no database.
 
-Events, which are many and seldom read, are an Arrow IPC stream, compressed with Zstandard. What
-follows from the rest is not stored: an event's key, its USD value (price × amount), its time of
-receipt when it has none of its own, and its origin when that is this store.
+A segment is four letters that name what it holds and the version of the format, a checksum of all
+that follows, its number of rows, the side of each event in a bit, and a block of LZ4, before which
+stands how many bytes it unpacks to. All is little-endian.
 
-Bars, which every backtest reads, are one block of float64, a row for each column, compressed with
-LZ4: as small as an Arrow stream of them and read twice as fast. Before it stands the number of bars
-in 4 bytes, little-endian; the first row, the times, holds differences, the first one from 1970.
+In the block a column of whole numbers is less its least one and lies in planes: the lowest bytes of
+all rows, then the next ones, as many as the largest needs. So noise and what repeats lie apart.
+Prices and amounts are whole numbers of a decimal step, if dividing by it gives them back to the
+bit. Of what nearly follows from other columns only the exceptions are stored, behind a bit for each
+row that tells which: an event's key and USD value (of an inverse contract its amount), and a price
+that is no whole number of steps.
+
+Bars, which every backtest reads, keep their sums as they are: nothing is read faster. Of their sums
+of squares the block holds by which bits they differ from the squares of the sums, by none in bars
+of one event.
+
+Two older formats are read for ever: an Arrow IPC stream of events, with Zstandard, and bars as one
+block of float64 with LZ4, behind their number in 4 bytes.
 """
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,64 +31,322 @@ import numpy as np
 import pyarrow as pa
 
 from liquidations.errors import LiquidationsError
-from liquidations.event import Bars, Events, identity, round_usd
+from liquidations.event import Bars, Events, Floats, Ints, identity, round_usd
 
+
+# An older segment of events begins with bytes 255, one of bars with a number of rows below 2**24.
+_EVENTS, _BARS = b"LQE1", b"LQB1"
+_HEAD = struct.Struct("<4sIIQ")  # kind, checksum, rows, bytes of the block
+_SUMMED = 8  # the checksum is of what comes after it
+_PLANES = struct.Struct("<qB")  # the least number, how many bytes the others need
+
+#: By the number of bytes, from which to which byte a plane goes: in long numbers, which are floats
+#: as a rule, the lower half is noise.
+_CUTS = [
+    [(byte, byte + 1) for byte in range(width)]
+    if width <= 4
+    else [(0, 4), *((byte, byte + 1) for byte in range(4, width))]
+    for width in range(9)
+]
+
+#: The steps of prices and amounts are 1 / 10**0 … 1 / 10**12.
+_PER_ONE = 10.0 ** np.arange(13)
+_NO_STEP = 255
+
+#: The most that LZ4 makes of one byte.
+_LZ4_RATIO = 255
+_LZ4 = pa.Codec("lz4_raw")
 
 # Threads cost more than they save on buffers of this size.
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
-
-
-def _write(arrays: dict[str, np.ndarray]) -> memoryview:
-    batch = pa.record_batch({name: pa.array(array) for name, array in arrays.items()})
-    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
-        writer.write_batch(batch)
-    pa.default_memory_pool().release_unused()  # it would keep 100 MB for a large segment
-    return memoryview(sink.getvalue())
-
-
-def _read(data: bytes | memoryview) -> dict[str, np.ndarray]:
-    with pa.ipc.open_stream(data, options=_READ) as reader:
-        batch = reader.read_next_batch()
-    return {
-        name: column.to_numpy(zero_copy_only=False)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    }
 
 
 @contextmanager
 def _damage_explained() -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, StopIteration) as error:  # what pyarrow and numpy raise on damage
+    # What pyarrow, numpy and struct raise on damage.
+    except (OSError, ValueError, IndexError, StopIteration, MemoryError, struct.error) as error:
         raise LiquidationsError(
             f"a part of the store is damaged ({error!r}); restore a copy of it, or delete it and "
             "import again"
         ) from error
 
 
+# A prime, so that pages that were mixed up do not meet in the same sums.
+_WORDS = 509
+
+
+def _checksum(data: memoryview) -> int:
+    """Compute the CRC-32 of the sums of 509 columns of words, and of the rest, which is faster."""
+    words = np.frombuffer(data, np.uint64, len(data) // (8 * _WORDS) * _WORDS)
+    sums = words.reshape(-1, _WORDS).sum(axis=0)
+    return zlib.crc32(data[words.nbytes :], zlib.crc32(sums))
+
+
+def _bits(values: np.ndarray) -> Ints:
+    return np.ascontiguousarray(values).view(np.int64)
+
+
+def _zeros(size: int) -> Ints:
+    return np.broadcast_to(np.int64(0), size)
+
+
+def _most(found: np.ndarray) -> bool:
+    return bool(np.count_nonzero(found) >= 0.9 * len(found))
+
+
+class _Writer:
+    """Gather the columns of a segment."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def octets(self, *arrays: np.ndarray) -> None:
+        self._parts += [array.tobytes() for array in arrays]
+
+    def whole(self, values: Ints) -> None:
+        least = int(values.min()) if len(values) else 0
+        above = values.view(np.uint64) - np.uint64(least % 2**64)
+        width = (int(above.max(initial=0)).bit_length() + 7) // 8
+        self._parts.append(_PLANES.pack(least, width))
+        octets = above.view(np.uint8).reshape(-1, 8)
+        self.octets(*(octets[:, first:last] for first, last in _CUTS[width]))
+
+    def steps(self, values: Ints, unit: int = 1) -> None:
+        first = values[:1]
+        self.octets(first)
+        self.whole(np.diff(values, prepend=first) // unit)
+
+    def exceptions(self, values: np.ndarray, expected: np.ndarray) -> None:
+        other = _bits(values) != _bits(expected)
+        self._parts.append(bytes([bool(other.any())]))
+        if other.any():
+            self.octets(np.packbits(other), values[other])
+
+    def floats(self, values: Floats, put: Callable[[Ints], None]) -> None:
+        number = _step_of(values)
+        self._parts.append(bytes([number]))
+        if number == _NO_STEP:
+            self.whole(_bits(values))
+            return
+        whole, fit = _fit(values, _PER_ONE[number])
+        whole[~fit] = 0
+        put(whole)
+        self.exceptions(values, whole / _PER_ONE[number])
+
+    def segment(self, kind: bytes, rows: int, flags: bytes = b"") -> bytes:
+        block = b"".join(self._parts)
+        packed = flags + _LZ4.compress(block, asbytes=True)
+        summed = _HEAD.pack(kind, 0, rows, len(block))[_SUMMED:] + packed
+        return kind + _checksum(memoryview(summed)).to_bytes(4, "little") + summed
+
+
+def _step_of(values: Floats) -> int:
+    """Find the step that nearly all of a sample are multiples of."""
+    some = values[:: len(values) // 100 + 1]
+    fits = (number for number, per_one in enumerate(_PER_ONE) if _most(_fit(some, per_one)[1]))
+    return next(fits, _NO_STEP)
+
+
+def _fit(values: Floats, per_one: float) -> tuple[Ints, np.ndarray]:
+    """Return floats as numbers of steps, and which of them these give back to the bit."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        whole = np.rint(values * per_one).astype(np.int64)
+    return whole, _bits(whole / per_one) == _bits(values)
+
+
+class _Reader:
+    """Read the columns of a segment in the order in which they were written."""
+
+    def __init__(self, data: bytes | memoryview, *, flags: bool) -> None:
+        segment = memoryview(data)
+        _, checksum, self.rows, size = _HEAD.unpack_from(segment)
+        if _checksum(segment[_SUMMED:]) != checksum:
+            raise ValueError("its checksum is wrong")
+        # A row takes a bit at least, that of the side, or its sums, so that no few bytes can claim
+        # to be many rows.
+        bits = (self.rows + 7) // 8 if flags else 0
+        self.flags = np.frombuffer(segment, np.uint8, bits, _HEAD.size)
+        block = segment[_HEAD.size + bits :]
+        if size > _LZ4_RATIO * len(block):
+            raise ValueError(f"{len(block)} bytes can't hold {size}")
+        self._block = memoryview(_LZ4.decompress(block, size)).cast("B")
+        self._at = 0
+
+    def octet(self) -> int:
+        self._at += 1
+        return self._block[self._at - 1]
+
+    def octets(self, dtype: Any, size: int) -> np.ndarray:
+        found = np.frombuffer(self._block, dtype, size, self._at)
+        self._at += found.nbytes
+        return found
+
+    def whole(self, size: int) -> Ints:
+        least, width = _PLANES.unpack_from(self._block, self._at)
+        self._at += _PLANES.size
+        if not width:
+            return np.full(size, least)
+        if width == 1:
+            found = self.octets(np.uint8, size).astype(np.int64)
+        else:
+            found = np.zeros(size, np.int64)
+            for first, end in _CUTS[width]:
+                dtype = np.uint8 if end - first == 1 else np.uint32
+                every = 8 // (end - first)
+                found.view(dtype)[first // (end - first) :: every] = self.octets(dtype, size)
+        if least:
+            found += least
+        return found
+
+    def steps(self, size: int, unit: int = 1) -> Ints:
+        first = self.octets(np.int64, min(size, 1))
+        found = self.whole(size)
+        if unit != 1:
+            found *= unit
+        found[:1] = first
+        return np.cumsum(found, out=found)
+
+    def exceptions(self, expected: np.ndarray) -> np.ndarray:
+        if self.octet():
+            other = self.mask(len(expected))
+            expected[other] = self.octets(expected.dtype, int(np.count_nonzero(other)))
+        return expected
+
+    def mask(self, size: int) -> np.ndarray:
+        return _unpacked(self.octets(np.uint8, (size + 7) // 8), size)
+
+    def floats(self, size: int, get: Callable[[int], Ints]) -> Floats:
+        number = self.octet()
+        if number == _NO_STEP:
+            return self.whole(size).view(np.float64)
+        return self.exceptions(get(size) / _PER_ONE[number])
+
+
+def _unpacked(octets: np.ndarray, size: int) -> np.ndarray:
+    return np.unpackbits(octets, count=size).view(bool)
+
+
 def pack_bars(bars: Bars) -> bytes:
     """Pack bars that are in order of time."""
-    columns = bars.arrays() | {"timestamp": np.diff(bars.timestamp, prepend=0)}
-    block = np.stack(list(columns.values()), dtype=np.float64)
-    return len(bars).to_bytes(4, "little") + pa.compress(block, "lz4", asbytes=True)
+    sums = np.concatenate((bars.long, bars.short))
+    counts = np.concatenate((bars.long_count, bars.short_count))
+    squares = np.concatenate((bars.long_squares, bars.short_squares))
+    with np.errstate(all="ignore"):
+        expected = sums * sums
+    # Not if the source gives none, nor if reading them would overflow.
+    follow = np.any(squares == expected) and np.isfinite(expected).all()
+    unit = int(np.gcd.reduce(np.diff(bars.timestamp), initial=0)) or 1
+    writer = _Writer()
+    # First what is read in place, and has to begin at a multiple of its size.
+    writer.octets(sums, _bits(squares) ^ _bits(expected) if follow else squares)
+    writer.octets(np.array([follow, unit]))
+    writer.steps(bars.timestamp, unit)
+    writer.floats(counts, writer.whole)
+    return writer.segment(_BARS, len(bars))
 
 
 def unpack_bars(*segments: bytes) -> Bars:
     """Return the bars that were packed into the segments, joined in their order."""
     with _damage_explained():
-        return Bars.concat([_unpack_bars(data) for data in segments])
+        return Bars.concat(
+            [
+                _unpack_bars(data) if data[:4] == _BARS else _unpack_older_bars(data)
+                for data in segments
+            ]
+        )
 
 
 def _unpack_bars(data: bytes) -> Bars:
+    reader = _Reader(data, flags=False)
+    rows = reader.rows
+    sums = reader.octets(np.float64, 2 * rows)
+    squares = reader.octets(np.float64, 2 * rows)
+    follow, unit = reader.octets(np.int64, 2).tolist()
+    if follow:
+        same = (sums * sums).view(np.int64)
+        same ^= squares.view(np.int64)
+        squares = same.view(np.float64)
+    time = reader.steps(rows, unit)
+    counts = reader.floats(2 * rows, reader.whole)
+    return Bars(
+        time, sums[:rows], sums[rows:], counts[:rows], counts[rows:], squares[:rows], squares[rows:]
+    )
+
+
+def pack_events(events: Events) -> bytes:
+    """Pack events that are in order of time and key."""
+    writer = _Writer()
+    writer.steps(events.timestamp)
+    writer.whole(events.received - events.timestamp)
+    writer.floats(events.price, writer.steps)
+    amount, value = events.amount, events.value_usd
+    expected = _amount(value, events.price)
+    inverse = _step_of(amount) == _NO_STEP and _most(_bits(amount) == _bits(expected))
+    writer.octets(np.array([inverse]))
+    if inverse:
+        writer.floats(value, writer.whole)
+        writer.exceptions(amount, expected)
+    else:
+        writer.floats(amount, writer.whole)
+        writer.exceptions(value, _value(events.price, amount))
+    writer.exceptions(events.key, _key(events.side, events.price, events.amount))
+    writer.whole(events.origin.astype(np.int64))
+    return writer.segment(_EVENTS, len(events), np.packbits(events.side).tobytes())
+
+
+def unpack_events(data: bytes | memoryview) -> Events:
+    """Return the events that were packed, in the same order."""
+    with _damage_explained():
+        return _unpack_events(data) if data[:4] == _EVENTS else _unpack_older_events(data)
+
+
+def _unpack_events(data: bytes | memoryview) -> Events:
+    reader = _Reader(data, flags=True)
+    rows = reader.rows
+    side = _unpacked(reader.flags, rows).view(np.int8)
+    time = reader.steps(rows)
+    received = time + reader.whole(rows)
+    price = reader.floats(rows, reader.steps)
+    if reader.octet():  # the contract is inverse
+        value = reader.floats(rows, reader.whole)
+        amount = reader.exceptions(_amount(value, price))
+    else:
+        amount = reader.floats(rows, reader.whole)
+        value = reader.exceptions(_value(price, amount))
+    key = reader.exceptions(_key(side, price, amount))
+    return Events(
+        time, received, side, price, amount, value, key, reader.whole(rows).astype(np.int16)
+    )
+
+
+def _value(price: Floats, amount: Floats) -> Floats:
+    with np.errstate(all="ignore"):
+        return round_usd(price * amount)
+
+
+def _amount(value: Floats, price: Floats) -> Floats:
+    with np.errstate(all="ignore"):
+        return value / price
+
+
+def _key(side: np.ndarray, price: Floats, amount: Floats) -> Ints:
+    """Return the keys of events that have no equal before them."""
+    return identity(_zeros(len(side)), side, price, amount, _zeros(len(side)))
+
+
+def _unpack_older_bars(data: bytes) -> Bars:
     shape = len(Bars.names()), int.from_bytes(data[:4], "little")
-    values = pa.decompress(memoryview(data)[4:], 8 * shape[0] * shape[1], "lz4")
+    block, size = memoryview(data)[4:], 8 * shape[0] * shape[1]
+    if size > _LZ4_RATIO * len(block):
+        raise ValueError(f"{len(block)} bytes can't hold {shape[1]} bars")
+    values = pa.decompress(block, size, "lz4")
     time, *sums = np.frombuffer(values, np.float64).reshape(shape)
     return Bars(np.cumsum(time).astype(np.int64), *sums)
 
 
-#: What follows from the other columns, and need not be stored then.
+#: What an older segment of events does not store, if it follows from the other columns.
 _DERIVED: dict[str, Callable[[Events], np.ndarray]] = {
     "received": lambda events: events.timestamp,
     "value_usd": lambda events: round_usd(events.price * events.amount),
@@ -85,19 +355,45 @@ _DERIVED: dict[str, Callable[[Events], np.ndarray]] = {
 }
 
 
-def pack_events(events: Events) -> memoryview:
-    """Pack events that are in order of time and key."""
-    arrays = events.arrays()
-    for name, derive in _DERIVED.items():
-        if np.array_equal(arrays[name], derive(events)):
-            del arrays[name]
-    return _write(arrays)
+#: Zstandard makes up to 32,768 bytes of one; no real segment is that dull, beyond its first 16 MB.
+_ARROW_MOST, _ARROW_RATIO = 2**24, 1_000
 
 
-def unpack_events(data: bytes | memoryview) -> Events:
-    """Return the events that were packed, in the same order."""
-    with _damage_explained():
-        arrays = _read(data)
+def _arrow_size(data: bytes | memoryview) -> int:
+    """Add up what the buffers of an Arrow stream's first batch claim to unpack to.
+
+    Arrow believes them. How its messages are laid out stands in its format's Message.fbs.
+    """
+    messages = pa.ipc.MessageReader.open_stream(data)
+    kinds = messages.read_next_message().type, (batch := messages.read_next_message()).type
+    if kinds != ("schema", "record batch"):
+        raise ValueError(f"it holds {kinds}")
+    layout = memoryview(batch.metadata)
+
+    def target(place: int) -> int:
+        return int(place + struct.unpack_from("<I", layout, place)[0])
+
+    def field(table: int, number: int) -> int:
+        (back,) = struct.unpack_from("<i", layout, table)
+        return target(table + struct.unpack_from("<H", layout, table - back + 4 + 2 * number)[0])
+
+    buffers = field(field(target(0), 2), 2)
+    (count,) = struct.unpack_from("<I", layout, buffers)
+    places = np.frombuffer(layout, "<i8", 2 * count, buffers + 4).reshape(-1, 2)
+    return sum(
+        max(struct.unpack_from("<q", batch.body, start)[0], 0) for start, length in places if length
+    )
+
+
+def _unpack_older_events(data: bytes | memoryview) -> Events:
+    if (size := _arrow_size(data)) > _ARROW_MOST + _ARROW_RATIO * len(data):
+        raise ValueError(f"{len(data)} bytes can't hold {size}")
+    with pa.ipc.open_stream(data, options=_READ) as reader:
+        batch = reader.read_next_batch()
+    arrays = {
+        name: column.to_numpy(zero_copy_only=False)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
     missing = [name for name in Events.names() if name not in arrays]
     if missing:
         blank: dict[str, Any] = dict.fromkeys(missing)

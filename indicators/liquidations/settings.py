@@ -31,6 +31,9 @@ KEYS = {
     "collect": 'whether a bot collects: true (its pairs), "market" (all contracts) '
     "or false (nothing; a separate collector does); default true",
     "settle": "seconds, 0.5 to 30, to wait for the exchanges after a candle's close; default 1.5",
+    "compact_after": "hours, 1 or more, after which a collector packs what came live; default 24",
+    "keep_events": "days, 1 or more, after which a collector drops single liquidations, not their "
+    "one-minute sums; default null: never",
     "as_of": "true reads what was known when each candle closed, false what is known now; "
     "default true",
     "prefer": "sources that outrank others where several tell a candle, the first one most; "
@@ -68,6 +71,8 @@ class Settings:
     simulated: bool = False
     prefer: tuple[str, ...] = ()
     vintage: str = "first"
+    compact_after: float = 24.0
+    keep_events: float | None = None
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -111,9 +116,11 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         min_exchanges=_min_exchanges(section.get("min_exchanges", 1), len(exchanges)),
         collect=collect is not False,
         market=collect == "market",
-        settle=_settle(section.get("settle", 1.5)),
+        settle=_number("settle", section.get("settle", 1.5), "seconds", 0.5, 30),
         prefer=_prefer(section.get("prefer", ())),
         vintage=vintage,
+        compact_after=_number("compact_after", section.get("compact_after", 24), "hours", 1),
+        keep_events=_keep_events(section.get("keep_events")),
         **flags,
     )
 
@@ -166,7 +173,8 @@ def _sources_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
         for key, value in own.items():
             # What is wrong may be a key: it is not shown. Freqtrade reads digits in an environment
             # variable as a number.
-            if key not in ("key", "url") or not isinstance(value, str | int):
+            text = isinstance(value, str | int) and not isinstance(value, bool)
+            if key not in ("key", "url") or not text:
                 raise _wrong(f"sources.{name}", key, '"key" and "url", both texts')
     return section
 
@@ -240,9 +248,13 @@ def _min_exchanges(value: Any, chosen: int) -> int:
     return value
 
 
-def _settle(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 30:
-        raise _wrong("settle", value, "a number of seconds from 0.5 to 30")
+def _keep_events(value: Any) -> float | None:
+    return None if value is None else _number("keep_events", value, "days", 1)
+
+
+def _number(key: str, value: Any, unit: str, least: float, most: float = 100_000) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise _wrong(key, value, f"a number of {unit} from {least:g} to {most:g}")
     return float(value)
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self, TypeVar
 
@@ -26,7 +25,15 @@ from sqlalchemy.engine import Connection
 
 from liquidations import rows as live_rows
 from liquidations.candles import Late, Source, add_bars, to_bars
-from liquidations.database import explain, file_of, insert_new, no_store, open_engine
+from liquidations.database import (
+    explain,
+    file_of,
+    lock_schema,
+    no_store,
+    open_engine,
+    reading,
+    used_bytes,
+)
 from liquidations.errors import LiquidationsError, mask
 from liquidations.event import (
     DAY,
@@ -43,10 +50,12 @@ from liquidations.event import (
     merge_intervals,
     without_intervals,
 )
+from liquidations.migrations import migrate
 from liquidations.pairs import base_of
 from liquidations.rows import Feed, Told
 from liquidations.segments import pack_bars, pack_events, unpack_bars, unpack_events
 from liquidations.tables import (
+    COPYING,
     COVERAGE,
     EVENTS,
     FEED,
@@ -57,7 +66,6 @@ from liquidations.tables import (
     SCHEMA_VERSION,
     SEGMENT,
     SERIES,
-    metadata,
 )
 
 
@@ -104,7 +112,14 @@ _REVISIONS_OF = (
     )
     .order_by(REVISION.c.timestamp, REVISION.c.recorded)
 )
-_LIVE_SERIES_OF = sa.select(SERIES).where(
+_PACKED = sa.select(META.c.value).where(META.c.name == "packed")
+_STATE = sa.select(
+    sa.select(sa.func.count()).select_from(SERIES).scalar_subquery(),
+    sa.select(sa.cast(sa.func.sum(SERIES.c.digest // 65536), sa.BigInteger)).scalar_subquery(),
+    sa.select(sa.func.count()).select_from(MEMBER).scalar_subquery(),
+    sa.select(sa.func.count()).where(MEMBER.c.end == live_rows.FOREVER).scalar_subquery(),
+)
+_LIVE_SERIES_OF = sa.select(SERIES, _PACKED.scalar_subquery().label("packed")).where(
     SERIES.c.exchange == sa.bindparam("of_exchange"),
     SERIES.c.source == sa.bindparam("of_source"),
     SERIES.c.period == MINUTE,
@@ -123,8 +138,9 @@ class Series:
     """Name one contract of one exchange as one source tells it, in bars of ``period`` ms.
 
     Sources of single events have one-minute bars. ``counted`` tells whether the source says how
-    many events a bar has. ``live`` is the digest of the feed that tells it, if one does;
-    ``revised`` tells whether the vendor has said something else of a bar since.
+    many events a bar has. Events before ``kept`` (ms) were dropped for their age. ``live`` is the
+    digest of the feed that tells it, if one does; ``revised`` tells whether the vendor has said
+    something else of a bar since.
     """
 
     id: int
@@ -135,6 +151,7 @@ class Series:
     period: int
     counted: bool
     digest: int
+    kept: int = 0
     live: int | None = None
     revised: bool = False
 
@@ -153,13 +170,15 @@ class Inserted:
     """Count what an insert did: rows that were new, known already, or known with other values.
 
     ``conflicts`` are events that either the store or what was inserted lacks, of a time that both
-    say they observed.
+    say they observed. ``expired`` were left out: of their time only bars were kept, which may count
+    them already.
     """
 
     new: int = 0
     known: int = 0
     revised: int = 0
     conflicts: int = 0
+    expired: int = 0
 
     def __add__(self, other: Inserted) -> Inserted:
         return Inserted(
@@ -167,11 +186,12 @@ class Inserted:
             self.known + other.known,
             self.revised + other.revised,
             self.conflicts + other.conflicts,
+            self.expired + other.expired,
         )
 
 
-def _span(period: int) -> int:
-    """Return the stretch of time (ms) that one segment of this period holds."""
+def stretch(period: int) -> int:
+    """Return the stretch of time (ms) that the segments of this period do not cross."""
     return DAY if period == EVENTS else period * 131_072
 
 
@@ -181,10 +201,20 @@ class Store:
     :param db_url: as SQLAlchemy writes it; ``sqlite:///user_data/liquidations.sqlite``
     :param create: make the store if there is none; else that is an error, because a reader that
         creates an empty store would hide a wrong path
+    :param patience: PostgreSQL that does not answer a statement in so many seconds has failed;
+        default: wait
+    :param unfinished: open what ``liquidations db copy`` has not finished, too
     :raises LiquidationsError: no store there, not a store, or one of a newer program
     """
 
-    def __init__(self, db_url: str, *, create: bool = False) -> None:
+    def __init__(
+        self,
+        db_url: str,
+        *,
+        create: bool = False,
+        patience: float | None = None,
+        unfinished: bool = False,
+    ) -> None:
         self.db_url = db_url
         try:
             url = sa.make_url(db_url)
@@ -195,62 +225,90 @@ class Store:
             ) from error
         #: The URL without its password, for messages.
         self.shown = url.render_as_string(hide_password=True)
-        self._engine = open_engine(url, self.shown, create)
+        self._engine = open_engine(url, self.shown, create, patience)
+        self._reading = reading(self._engine)
         try:
             self._open(create)
+            if not unfinished:
+                self._refuse_unfinished()
         except BaseException:
             self.close()
             raise
         self._file = file_of(url)
 
     def _open(self, create: bool) -> None:
-        if create:
-            with self._transaction(write=True) as connection:
-                self._create(connection)
-        with self._transaction(write=False) as connection:
-            version = self._version(connection)
-        if version in (1, 2):  # tables are new, and nothing else has changed
-            with self._transaction(write=True) as connection:
-                if self._version(connection) == version:  # else another process was faster
-                    metadata.create_all(connection)
-                    self._name(connection)
-                    newest = sa.update(META).values(value=SCHEMA_VERSION)
-                    connection.execute(newest.where(META.c.name == "schema"))
-        elif not 1 <= version <= SCHEMA_VERSION:
+        #: The version of the schema that it had when it was opened; 0: none.
+        self.found_version = version = self._version(create)
+        if version < SCHEMA_VERSION:
+            try:
+                with self.transaction(write=True) as connection:
+                    lock_schema(connection)
+                    if (again := _version(connection)) < SCHEMA_VERSION:  # else another was faster
+                        migrate(connection, again)
+            except LiquidationsError as error:
+                if not version:
+                    raise
+                raise LiquidationsError(
+                    f"the store {self.shown} has schema version {version} and must be brought to "
+                    f"{SCHEMA_VERSION}, which failed here ({error}). "
+                    "Run as its owner: liquidations db migrate"
+                ) from error
+        elif version > SCHEMA_VERSION:
             raise LiquidationsError(
                 f"the store {self.shown} has schema version {version}, this program knows "
                 f"{SCHEMA_VERSION}: it was written by a newer freqtrade-liquidations. "
                 "Run: pip install --upgrade freqtrade-liquidations"
             )
 
-    def _create(self, connection: Connection) -> None:
-        if not sa.inspect(connection).has_table(META.name):
-            metadata.create_all(connection)
-            connection.execute(sa.insert(META).values(name="schema", value=SCHEMA_VERSION))
-            self._name(connection)
+    def _version(self, create: bool) -> int:
+        """Return the version of the schema; 0 if there is none, and one is to be made."""
+        with self.transaction(write=False) as connection:
+            version = _version(connection)
+        if version or create:
+            return version
+        raise LiquidationsError(no_store(self.shown))
 
-    def _name(self, connection: Connection) -> None:
-        named = insert_new(connection, META).values(name="store", value=secrets.randbits(32))
-        connection.execute(named)
+    def _refuse_unfinished(self) -> None:
+        with self.transaction(write=False) as connection:
+            unfinished = connection.scalar(sa.select(META.c.value).where(META.c.name == COPYING))
+        if unfinished is not None:
+            raise LiquidationsError(
+                f"the store {self.shown} is a copy that is not finished. Run the same command "
+                "again, which goes on where it ended: liquidations db copy"
+            )
 
     @property
     def name(self) -> str:
         """Return what this store is called in its recordings, such as store-5f3a9c21."""
-        with self._transaction(write=False) as connection:
+        with self.transaction(write=False) as connection:
             number = connection.scalar(sa.select(META.c.value).where(META.c.name == "store"))
         return f"store-{number:08x}"
-
-    def _version(self, connection: Connection) -> int:
-        try:
-            return connection.scalar(_VERSION) or 0
-        except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
-            if META.name in str(error.orig):  # "no such table" or "does not exist"
-                raise LiquidationsError(no_store(self.shown)) from error
-            raise
 
     def replaced(self) -> bool:
         """Tell whether the file was deleted or made anew since it was opened."""
         return self._file is not None and file_of(self._engine.url) != self._file
+
+    def size(self) -> int:
+        """Return how many bytes the store takes on the disk, without the free room in it."""
+        with self.transaction(write=False) as connection:
+            return used_bytes(connection, META.metadata)
+
+    def vacuum(self) -> None:
+        """Give the free room in a SQLite file back to the disk; nobody can write meanwhile.
+
+        :raises LiquidationsError: if the store is no file, somebody else uses it, or room is short.
+        """
+        if self._engine.dialect.name != "sqlite":
+            raise LiquidationsError(
+                f"{self.shown} is no SQLite file; PostgreSQL's autovacuum does that by itself"
+            )
+        try:
+            with closing(self._engine.raw_connection()) as connection:  # outside of a transaction
+                cursor = connection.cursor()
+                cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise LiquidationsError(explain(error, self.shown)) from error
 
     def close(self) -> None:
         """Close all connections; the store opens them again when it is used."""
@@ -263,9 +321,13 @@ class Store:
         self.close()
 
     @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+    def transaction(self, *, write: bool) -> Iterator[Connection]:
+        """Open a transaction for those who know the tables; others :meth:`read` and :meth:`write`.
+
+        One that reads sees one state of the store; one that writes is undone by an exception.
+        """
         try:
-            with self._engine.connect() as connection:
+            with (self._engine if write else self._reading).connect() as connection:
                 if write:
                     connection.execution_options(liquidations_write=True)
                 # The first statement begins; closing rolls back what was not committed.
@@ -280,13 +342,13 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Writer]:
         """Open a transaction that writes; an exception leaves the store as it was."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             yield Writer(connection)
 
     @contextmanager
     def read(self) -> Iterator[Reader]:
         """Open a transaction that reads one consistent state of the store."""
-        with self._transaction(write=False) as connection:
+        with self.transaction(write=False) as connection:
             yield Reader(connection)
 
     def fingerprint(self) -> str:
@@ -299,8 +361,17 @@ class Store:
         return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
+def _version(connection: Connection) -> int:
+    if not sa.inspect(connection).has_table(META.name):
+        return 0
+    return connection.scalar(_VERSION) or 0
+
+
 class Reader:
     """Read within one transaction, so that nothing moves between two questions."""
+
+    #: It sees one state only; see ``provider.Reads``.
+    version = 0
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -392,9 +463,17 @@ class Reader:
         rows = self._connection.execute(sa.select(ORIGIN.c.id, ORIGIN.c.name))
         return {one: name for one, name in rows}
 
-    def told(self) -> tuple[dict[int, Ints], dict[int, list[Told]]]:
-        """Return when each feed listened, rows of (start, end, known), and what it tells."""
+    def listened(self, since: int = 0) -> dict[int, Ints]:
+        """Return when each feed (by id) listened beyond ``since`` (ms): (start, end, known)."""
+        return live_rows.listened(self._connection, int(since))
+
+    def told(self) -> dict[int, list[Told]]:
+        """Return which feeds tell each series (by id), and when."""
         return live_rows.told(self._connection)
+
+    def state(self) -> tuple[int, ...]:
+        """Return numbers that change when a series, or who tells it, changes; not by live rows."""
+        return tuple(self._connection.execute(_STATE).one())
 
     def since(self, time: int) -> tuple[dict[int, Bars], set[int]]:
         """Return the live bars from ``time`` (ms) on, and which series got late events."""
@@ -437,7 +516,10 @@ class Reader:
 
     def minutes(self, feed: Feed, since: int) -> list[tuple[int, int]]:
         """List the minutes from ``since`` (ms) on in which a feed listened, and their events."""
-        return live_rows.minutes(self._connection, feed, since)
+        packed = self._connection.scalar(_PACKED) or 0
+        told = live_rows.members(self._connection, feed) if packed > since else ()
+        bars = [self._packed_bars(one, since, packed) for one in self.series() if one.id in told]
+        return live_rows.minutes(self._connection, feed, since, add_bars(bars))
 
     def _packed_bars(self, series: Series, start: int, end: int) -> Bars:
         found = self._connection.execute(_SEGMENTS_OF, _within(series, series.period, start, end))
@@ -479,7 +561,7 @@ class Reader:
 def _within(series: Series, period: int, start: int, end: int) -> dict[str, int]:
     """Name the segments that reach into ``[start, end)``, as the parameters of a statement."""
     # int(): the driver would bind a numpy integer as bytes, which match nothing.
-    after, before = int(start) - _span(period), int(end)
+    after, before = int(start) - stretch(period), int(end)
     return {"of_id": series.id, "of_period": period, "after": after, "before": before}
 
 
@@ -534,11 +616,16 @@ class Writer(Reader):
                 "needs another source's name, else it would be added"
             )
         if isinstance(rows, Events):
+            expired = int(np.count_nonzero(rows.timestamp < series.kept))
+            if series.kept:
+                rows = rows.take(rows.timestamp >= series.kept)
+                coverage = without_intervals(coverage, _before(series.kept))
             if rows.origin.any():
                 rows = self._with_origins(rows, origins)
             conflicts = self._conflicts(series, rows, coverage)
             done, digest = self._insert_events(series, rows)
             done.conflicts = conflicts
+            done.expired = expired
             late = live_rows.accept(self._connection, series.id, coverage)
             digest += digest_of(late.timestamp, late.key)
         else:
@@ -549,7 +636,7 @@ class Writer(Reader):
         return done
 
     def _save_digest(self, series: Series, change: int) -> None:
-        total = (series.digest + change + 2**63) % 2**64 - 2**63
+        total = added_digest(series.digest, change)
         if total != series.digest:
             self._connection.execute(
                 sa.update(SERIES).where(SERIES.c.id == series.id).values(digest=total)
@@ -595,7 +682,9 @@ class Writer(Reader):
         known = sa.select(SERIES).filter_by(**names)
         if spans is not None:
             for row in self._connection.execute(known.with_for_update()).all():
-                self._clear(Series(*row), merge_intervals(spans))
+                series = Series(*row)
+                # What has no events any more could not be told again.
+                self._clear(series, without_intervals(merge_intervals(spans), _before(series.kept)))
             return
         ids = known.with_only_columns(SERIES.c.id)
         for table in (SEGMENT, COVERAGE, REVISION, *live_rows.OF_SERIES):
@@ -634,8 +723,8 @@ class Writer(Reader):
         self._save_digest(series, self._cover(replace(series, digest=0), left) - digest)
 
     def _drop_events(self, series: Series, gone: Events) -> None:
-        for start, part in _by_segment(gone, EVENTS):
-            held = self._packed_events(series, start, start + _span(EVENTS))
+        for start, part in by_segment(gone, EVENTS):
+            held = self._packed_events(series, start, start + stretch(EVENTS))
             kept = held.take(~live_rows.same(held, part.timestamp, part.key))
             self._put(series, EVENTS, start, len(kept), pack_events(kept))
         # Of a minute that is cut in two some events are left.
@@ -645,8 +734,8 @@ class Writer(Reader):
         self._replace_bars(series, wrong, right.take(np.isin(right.timestamp, wrong.timestamp)))
 
     def _replace_bars(self, series: Series, wrong: Bars, right: Bars) -> None:
-        for start, _ in _by_segment(wrong, series.period):
-            end = start + _span(series.period)
+        for start, _ in by_segment(wrong, series.period):
+            end = start + stretch(series.period)
             old = self._packed_bars(series, start, end)
             kept = old.take(~np.isin(old.timestamp, wrong.timestamp))
             bars = Bars.concat([kept, _between(right, start, end)])
@@ -688,23 +777,28 @@ class Writer(Reader):
         :param known: the close of a minute, at which what is late is known
         :return: the feed with its new digest, to be handed to :meth:`seal`, and what was new
         """
-        known_series = self._series_of(feed)
+        known_series, packed = self._series_of(feed)
         for pair in events.keys() - known_series.keys():
             known_series[pair] = self._series(feed.exchange, pair, feed.source, MINUTE, True)
+        if live_rows.lock_series(self._connection, [known_series[pair].id for pair in events]):
+            known_series, packed = self._series_of(feed)  # as they are now that nobody changes them
         parts = []
         for pair, own in events.items():
             series = known_series[pair]
-            if series.digest:
+            own = own.take(own.timestamp >= series.kept) if series.kept else own
+            if series.digest or (len(own) and own.timestamp.min() < packed):
                 own = own.take(~self._packed_already(series, own))
             parts.append((series.id, own))
         new, digest = live_rows.insert_events(self._connection, parts, feed.sealed, known)
         asked = sum(map(len, events.values()))
         return feed.changed(digest), Inserted(new, asked - new)
 
-    def _series_of(self, feed: Feed) -> dict[str, Series]:
+    def _series_of(self, feed: Feed) -> tuple[dict[str, Series], int]:
+        """Return the series of a feed by pair, and before when (ms) events may be packed."""
         names = {"of_exchange": feed.exchange, "of_source": feed.source}
-        rows = self._connection.execute(_LIVE_SERIES_OF, names)
-        return {one.pair: one for one in (Series(*row) for row in rows)}
+        rows = self._connection.execute(_LIVE_SERIES_OF, names).all()
+        packed = rows[0].packed or 0 if rows else 0
+        return {one.pair: one for one in (Series(*row[:-1]) for row in rows)}, packed
 
     def cover(self, feed: Feed, start: int, end: int, known: int = 0) -> Feed:
         """Add an interval in which a feed listened; ``known`` as in :meth:`append`, 0 = in time."""
@@ -751,8 +845,8 @@ class Writer(Reader):
         if (known := live_rows.stored(self._connection, series.id, events)).any():
             events = events.take(~known)
         fresh: list[Events] = []
-        for start, part in _by_segment(events, EVENTS):
-            old = self._packed_events(series, start, start + _span(EVENTS))
+        for start, part in by_segment(events, EVENTS):
+            old = self._packed_events(series, start, start + stretch(EVENTS))
             if len(old):
                 part = part.take(~live_rows.same(part, old.timestamp, old.key))
             if len(part):
@@ -760,8 +854,8 @@ class Writer(Reader):
                 merged = live_rows.once(Events.concat([old, part])) if len(old) else part
                 self._put(series, EVENTS, start, len(merged), pack_events(merged))
         new = Events.concat(fresh)
-        for start, added in _by_segment(to_bars(new), series.period):
-            old_bars = self._packed_bars(series, start, start + _span(series.period))
+        for start, added in by_segment(to_bars(new), series.period):
+            old_bars = self._packed_bars(series, start, start + stretch(series.period))
             bars = add_bars([old_bars, added])
             self._put(series, series.period, start, len(bars), pack_bars(bars))
         return Inserted(len(new), asked - len(new)), digest_of(new.timestamp, new.key)
@@ -772,6 +866,8 @@ class Writer(Reader):
             return False
         if series.period != MINUTE:
             return isinstance(rows, Events)
+        if series.kept:
+            return True
         packed = sa.select(SEGMENT.c.period).where(SEGMENT.c.series_id == series.id)
         kinds = set(self._connection.scalars(packed.distinct()))
         told = sa.select(MEMBER.c.series_id).where(MEMBER.c.series_id == series.id).limit(1)
@@ -819,8 +915,8 @@ class Writer(Reader):
         observed = merge_intervals(spans)
         digest = 0
         known = _whole(observed, bars.timestamp, period)
-        for start, part in _by_segment(bars.take(~known), period):
-            old = self._packed_bars(series, start, start + _span(period))
+        for start, part in by_segment(bars.take(~known), period):
+            old = self._packed_bars(series, start, start + stretch(period))
             merged = Bars.concat([old, part])
             merged = merged.take(np.argsort(merged.timestamp))
             self._put(series, period, start, len(merged), pack_bars(merged))
@@ -861,9 +957,12 @@ class Writer(Reader):
     def _put(
         self, series: Series, period: int, start: int, rows: int, data: bytes | memoryview
     ) -> None:
-        names = {"series_id": series.id, "period": period, "start": start}
-        self._connection.execute(sa.delete(SEGMENT).filter_by(**names))
-        self._connection.execute(sa.insert(SEGMENT).values(rows=rows, data=data, **names))
+        """Put one segment in the place of all that there are of the stretch from ``start`` on."""
+        within = SEGMENT.c.start.between(start, start + stretch(period) - 1)
+        names = {"series_id": series.id, "period": period}
+        self._connection.execute(sa.delete(SEGMENT).filter_by(**names).where(within))
+        segment = {"start": start, "rows": rows, "data": data}
+        self._connection.execute(sa.insert(SEGMENT).values(**names, **segment))
 
     def _cover(self, series: Series, coverage: Ints) -> int:
         """Add intervals, merging them with those that they touch; return the change of digest."""
@@ -891,9 +990,18 @@ class Writer(Reader):
         return digest_of(merged[:, 0], merged[:, 1]) - digest_of(old[:, 0], old[:, 1])
 
 
+def added_digest(digest: int, change: int) -> int:
+    """Add to a digest; it stays within 64 bits."""
+    return (digest + change + 2**63) % 2**64 - 2**63
+
+
 def _digest_of_revisions(time: np.ndarray, long: Floats, short: Floats) -> int:
     """Hash revisions, of which one must not look like a bar."""
     return digest_of(time.astype(np.int64), long, short, np.full(len(time), np.nan))
+
+
+def _before(time: int) -> Ints:
+    return np.array([[0, time]], dtype=np.int64)
 
 
 def _spans(bars: Bars, period: int) -> Ints:
@@ -913,10 +1021,10 @@ def _whole(intervals: Ints, starts: Ints, period: int) -> np.ndarray:
     return covered_ms(intervals, starts, starts + period) == period
 
 
-def _by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
-    """Cut rows, which are in order of time, into those of each segment."""
-    number = rows.timestamp // _span(period)
+def by_segment(rows: Rows, period: int) -> Iterator[tuple[int, Rows]]:
+    """Cut rows, which are in order of time, into those of each stretch, named by its start."""
+    number = rows.timestamp // stretch(period)
     first = np.flatnonzero(np.append(True, number[1:] != number[:-1])[: len(number)])
     starts = number[first]
     for start, begin, end in zip(starts, first, np.append(first, len(rows))[1:], strict=True):
-        yield int(start) * _span(period), rows.take(slice(begin, end))
+        yield int(start) * stretch(period), rows.take(slice(begin, end))

@@ -2,12 +2,14 @@
 
 What was imported, or is done with, lies in compressed segments; what arrives one by one, in rows:
 
-- ``liq_meta``: the schema's version, and the number of this store by which others know it.
-- ``liq_series``: one row for each exchange, pair and source. ``digest`` is a hash of what its
-  segments and coverage hold that does not depend on the order of the inserts: equal data, equal
-  digest.
-- ``liq_segment``: columns packed into compressed bytes (``segments.py``), one row per series,
-  period and stretch of time. Period 0 are events, a day a row; else bars, 131,072 periods a row.
+- ``liq_meta``: the schema's version, the number of this store by which others know it, and
+  ``packed``: the ms before which live events may lie in segments.
+- ``liq_series``: one row for each exchange, pair and source. ``digest`` is a hash of what was
+  inserted into its segments and coverage that does not depend on the order: equal data, equal
+  digest. Events before ``kept`` (ms) were dropped for their age; their bars stay.
+- ``liq_segment``: columns packed into compressed bytes (``segments.py``). A row holds a part of one
+  stretch of time of its series, ordered, and its parts do not overlap. Period 0 are events, whose
+  stretches are days; else bars, in stretches of 131,072 periods.
 - ``liq_coverage``: disjoint intervals in which an archive answered for a series.
 - ``liq_revision``: what a vendor said later of a bar, and when (ms) that was recorded. The segment
   keeps the first vintage; a bar that it lacks within the coverage was 0.
@@ -28,8 +30,12 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 
-#: 2 added the rows of live feeds, 3 revisions and origins.
-SCHEMA_VERSION = 3
+#: 2 added the rows of live feeds, 3 revisions and origins, 4 how much of them was packed or dropped
+#: (``migrations.py``).
+SCHEMA_VERSION = 4
+
+#: The row of ``liq_meta`` that a copy has until it is finished (``copying.py``).
+COPYING = "copying"
 
 #: The period that stands for single events in ``liq_segment``.
 EVENTS = 0
@@ -53,6 +59,7 @@ SERIES = sa.Table(
     sa.Column("period", sa.BigInteger, nullable=False),
     sa.Column("counted", sa.Boolean, nullable=False),
     sa.Column("digest", sa.BigInteger, nullable=False),
+    sa.Column("kept", sa.BigInteger, nullable=False, server_default="0"),
     sa.UniqueConstraint("exchange", "pair", "source", "period"),
 )
 SEGMENT = sa.Table(
@@ -108,11 +115,13 @@ MEMBER = sa.Table(
     sa.Column("feed_id", sa.ForeignKey(FEED.c.id), primary_key=True),
     sa.Column("end", sa.BigInteger, nullable=False),
 )
+# No foreign keys on what arrives fast: PostgreSQL would look each row's series up. Who writes locks
+# the series instead (``rows.insert_events``).
 EVENT = sa.Table(
     "liq_event",
     metadata,
     sa.Column("timestamp", sa.BigInteger, primary_key=True),
-    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
+    sa.Column("series_id", sa.Integer, primary_key=True),
     sa.Column("key", sa.BigInteger, primary_key=True),
     sa.Column("received", sa.BigInteger, nullable=False),
     sa.Column("side", sa.SmallInteger, nullable=False),
@@ -123,12 +132,12 @@ EVENT = sa.Table(
     sqlite_with_rowid=False,
 )
 # Few events are late, and each reader asks for all of them.
-LATE = EVENT.c.known > 0
+LATE = EVENT.c.known > sa.literal_column("0")
 sa.Index("liq_late", EVENT.c.known, sqlite_where=LATE, postgresql_where=LATE)
 BAR = sa.Table(
     "liq_bar",
     metadata,
-    sa.Column("series_id", sa.ForeignKey(SERIES.c.id), primary_key=True),
+    sa.Column("series_id", sa.Integer, primary_key=True),
     sa.Column("timestamp", sa.BigInteger, primary_key=True, index=True),
     *(
         sa.Column(name, sa.Double, nullable=False)

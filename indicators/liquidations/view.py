@@ -17,17 +17,13 @@ import numpy as np
 
 from liquidations.candles import Late, Source
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, MINUTE, Bars, Events, Ints
+from liquidations.event import DAY, Bars, Events, Ints
 from liquidations.rows import GONE, Feed, Told, clip, split, with_own
 from liquidations.store import Reader, Series, Store, joined
 
 
 logger = logging.getLogger(__name__)
 
-
-#: Minutes (ms) before the last close that may still have changed since they were read. A bar is
-#: final once it is sealed; the rest is for clocks that differ.
-OPEN = 5 * MINUTE
 
 _NEVER = 2**62
 
@@ -49,6 +45,15 @@ class _Held:
     rows: Bars
     late: tuple[Events, Ints]
     revised: Bars | None
+    #: From when (ms) on its rows are to be replaced, and by which, when they are asked for.
+    news: tuple[int, Bars | None] | None = None
+
+    def renew(self) -> None:
+        """Take what is new into the rows."""
+        if self.news is not None:
+            since, new = self.news
+            final = self.rows.take(slice(0, np.searchsorted(self.rows.timestamp, since)))
+            self.rows, self.news = (final if new is None else Bars.concat([final, new])), None
 
     def forget(self) -> None:
         """Drop what lies before what was asked for."""
@@ -71,16 +76,23 @@ class LiveView:
     def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
         self._lock = threading.Lock()
+        #: Counts what was read.
+        self.version = 0
         self._close = 0
+        #: Before this minute nothing changes any more: all feeds have sealed it.
+        self._final = 0
         #: Until when each exchange was waited for.
         self._waited: dict[str, int] = {}
-        self._said = False
+        self._said: set[str] = set()
+        self._state: tuple[int, ...] = ()
         self._series: list[Series] = []
         self._bases: dict[str, list[Series]] = {}
         self._told: Mapping[int, list[Told]] = {}
         self._held: dict[tuple[int, int], _Held] = {}
         self._split: dict[tuple[Told, ...], tuple[Ints, Ints]] = {}
+        #: When the feeds listened, as far as it is later than ``_from``.
         self._coverage: Mapping[int, Ints] = {}
+        self._from = _NEVER
         #: What :meth:`look` saw last: how far each feed was sealed, and its digest.
         self._seen: dict[int, tuple[int, int]] = {}
 
@@ -92,48 +104,65 @@ class LiveView:
         with self._lock, self._store().read() as reader:
             feeds = reader.feeds()
             # Nobody may have sealed the minutes of a feed that comes back after an hour.
-            since = max(self._close, now) - OPEN
             before = [self._seen.get(feed.id, (0, 0)) for feed in feeds]
             if any(
-                feed.digest != digest and sealed < since
+                feed.digest != digest and sealed < self._final
                 for feed, (sealed, digest) in zip(feeds, before, strict=True)
             ):
                 self._held.clear()
-            self._read(reader, now)
+            self._read(reader, feeds, now)
             self._seen = {feed.id: (feed.sealed, feed.digest) for feed in feeds}
 
     def until(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
         """Wait until the feeds have sealed the minute that ends at ``close``, and read it.
 
         Waits until ``settle`` seconds after the close at most; what is not sealed then was not
-        observed in time. A feed that does not write any more is not waited for.
+        observed in time. A feed that does not write any more is not waited for. If the store can't
+        be read, what was read before is all that is known: the new candles were not observed.
+
+        :raises LiquidationsError: if the store can't be read, and never was.
         """
         with self._lock:
-            while any(self._waited.get(exchange, 0) < close for exchange in exchanges):
-                now = time.time_ns() // 1_000_000
-                with self._store().read() as reader:
-                    # One that ended lately may still be writing.
-                    open_ = [
-                        feed
-                        for feed in reader.feeds()
-                        if feed.exchange in exchanges
-                        and feed.sealed < close
-                        and now - feed.updated < ENDED
-                    ]
-                    waiting = any(now - feed.updated < GONE for feed in open_)
-                    if not open_:
-                        self._read(reader, close)
-                        self._waited |= dict.fromkeys(exchanges, close)
-                due = now >= close + settle * 1000
-                if waiting and not due:
+            if all(self._waited.get(exchange, 0) >= close for exchange in exchanges):
+                return
+            try:
+                self._wait(close, exchanges, settle)
+            except LiquidationsError as error:
+                if not self.version:
+                    raise
+                self._say("read", f"liquidations can't be read, new candles are NaN: {error}")
+            else:
+                if "read" in self._said:
+                    self._said.clear()
+                    logger.info("liquidations can be read again")
+            # Once a candle, not once a pair.
+            self._waited |= dict.fromkeys(exchanges, close)
+
+    def _wait(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
+        while True:
+            now = time.time_ns() // 1_000_000
+            with self._store().read() as reader:
+                feeds = reader.feeds()
+                # One that ended lately may still be writing.
+                open_ = [
+                    feed
+                    for feed in feeds
+                    if feed.exchange in exchanges
+                    and feed.sealed < close
+                    and now - feed.updated < ENDED
+                ]
+                waiting = any(now - feed.updated < GONE for feed in open_)
+                if not open_:
+                    return self._read(reader, feeds, close)
+            due = now >= close + settle * 1000
+            if waiting and not due:
+                time.sleep(POLL)
+            elif not self._seal(open_, close):
+                if not due:  # what is committed until then is still in time
                     time.sleep(POLL)
-                elif open_ and not self._seal(open_, close):
-                    if not due:  # what is committed until then is still in time
-                        time.sleep(POLL)
-                        continue
-                    with self._store().read() as reader:
-                        self._read(reader, close)
-                    self._waited |= dict.fromkeys(exchanges, close)
+                    continue
+                with self._store().read() as reader:
+                    return self._read(reader, reader.feeds(), close)
 
     def _seal(self, feeds: list[Feed], close: int) -> bool:
         """Seal a minute that its feeds have not, so that what is being written now comes late.
@@ -147,25 +176,35 @@ class LiveView:
                     row = writer.feed(feed.exchange, feed.channel, feed.source, feed.number)
                     writer.seal(row, close, row.updated)
         except LiquidationsError as error:
-            if not self._said:
-                self._said = True
-                logger.warning(f"a candle that is not complete can't be closed: {error}")
+            self._say("seal", f"a candle that is not complete can't be closed: {error}")
             return False
         return True
 
-    def _read(self, reader: Reader, close: int) -> None:
-        self._series = reader.series()
-        since = self._close - OPEN
-        self._coverage, self._told = reader.told()
+    def _say(self, trouble: str, text: str) -> None:
+        """Log a trouble once, until it is over."""
+        if trouble not in self._said:
+            self._said.add(trouble)
+            logger.warning(text)
+
+    def _read(self, reader: Reader, feeds: Iterable[Feed], close: int) -> None:
+        if (state := reader.state()) != self._state:
+            self._state = state
+            self._series, self._told = reader.series(), reader.told()
+            self._bases = {}
+            for one in self._series:
+                self._bases.setdefault(one.base, []).append(one)
         # Who holds nothing has nothing to renew.
+        since = self._final
+        self._from = min((held.start for held in self._held.values()), default=_NEVER)
+        self._coverage = reader.listened(self._from) if self._held else {}
         self._renew(*(reader.since(since) if self._held else ({}, set())), since)
         self._close = max(close, self._close)
+        open_ = (feed.sealed for feed in feeds if close - feed.updated < ENDED)
+        self._final = min(self._close, *open_, self._close)
+        self.version += 1
 
     def _renew(self, bars: Mapping[int, Bars], late: set[int], since: int) -> None:
         self._split = {}
-        self._bases = {}
-        for one in self._series:
-            self._bases.setdefault(one.base, []).append(one)
         # Late events are few: their series are read anew.
         known = {(one.id, one.digest) for one in self._series if one.id not in late}
         # What nobody has asked for since the last candle is dropped, and so is what lies before it.
@@ -176,9 +215,7 @@ class LiveView:
             if held.asked - held.start > DAY:
                 held.forget()
             held.asked = _NEVER
-            final = held.rows.take(slice(0, np.searchsorted(held.rows.timestamp, since)))
-            new = bars.get(series)
-            held.rows = final if new is None else Bars.concat([final, new])
+            held.news = since, bars.get(series)
 
     def series(self, *, base: str | None = None) -> list[Series]:
         """List the series, of one base asset if it is named."""
@@ -190,8 +227,12 @@ class LiveView:
         if held is None or held.start > start:
             with self._store().read() as reader:
                 held = _Held(int(start), int(start), *reader.parts(series, start, 2**62))
+                if start < self._from:
+                    self._from, self._split = int(start), {}
+                    self._coverage = reader.listened(self._from)
             self._held[series.id, series.digest] = held
         held.asked = min(held.asked, int(start))
+        held.renew()
         bars = joined(held.packed, held.rows)
         on_time, late = self._coverage_of(series, held.own)
         some = Late(*held.late, late) if len(late) or len(held.late[1]) else None
