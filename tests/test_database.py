@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,23 @@ def test_a_peer_that_says_nothing_is_noticed_in_time_and_found_again(line, postg
         assert 0.9 < time.monotonic() - begin < 4
         line.go_on()
         assert store.fingerprint()
+
+
+def test_a_peer_that_says_nothing_at_the_end_of_a_transaction_is_noticed_too(line, postgresql_url):
+    def ask_and_hold(opened: Any) -> None:
+        with opened() as one:
+            one.feeds()
+            line.hold()
+
+    with Store(through(postgresql_url, port=line.port), patience=1.0) as store:
+        begin = time.monotonic()
+        for opened in (store.read, store.write):
+            with pytest.raises(LiquidationsError, match="did not answer in time"):
+                ask_and_hold(opened)
+            line.go_on()
+        assert time.monotonic() - begin < 5
+        with store.read() as reader:
+            assert reader.feeds() == []
 
 
 def test_a_peer_that_is_slow_is_waited_for(line, postgresql_url):

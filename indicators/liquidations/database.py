@@ -150,7 +150,8 @@ def _open_postgresql(url: sa.URL, patience: float | None) -> Engine:
     if watch is not None:
         sa.event.listen(engine, "before_cursor_execute", watch.before)
         sa.event.listen(engine, "after_cursor_execute", watch.after)
-        sa.event.listen(engine, "commit", watch.commit)
+        sa.event.listen(engine, "commit", watch.end)
+        sa.event.listen(engine, "rollback", watch.end)
     return engine
 
 
@@ -189,7 +190,9 @@ class _Watch:
     def after(self, connection: Connection, *_: Any) -> None:
         self.disarm(connection.connection.dbapi_connection)
 
-    def commit(self, connection: Connection) -> None:
+    def end(self, connection: Connection) -> None:
+        if connection.invalidated:  # there is nobody to answer
+            return
         self.arm(connection.connection.dbapi_connection)
 
     def _run(self) -> None:
