@@ -224,6 +224,15 @@ class Candles:
         volumes = dict.fromkeys(_volumes(squares), nothing)
         return cls(coverage=np.zeros(size), **volumes)
 
+    def without(self, unknown: np.ndarray) -> Candles:
+        """Return the same, but unobserved where it is told."""
+        nothing = Candles.unobserved(len(unknown), squares=self.squares is not None)
+        arrays = {
+            name: np.where(unknown, getattr(nothing, name), getattr(self, name))
+            for name in ("coverage", *_volumes(self.squares is not None))
+        }
+        return replace(self, **arrays)
+
 
 def _volumes(squares: bool) -> tuple[str, ...]:
     """List the fields of candles that are sums."""

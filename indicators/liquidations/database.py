@@ -124,7 +124,11 @@ def _open_postgresql(url: sa.URL, patience: float | None) -> Engine:
             super().__init__(*args, **options)
             self.format = psycopg.pq.Format.BINARY
 
-    given = {name: value for name, value in _LIBPQ.items() if name not in url.query}
+    given: dict[str, Any] = {k: value for k, value in _LIBPQ.items() if k not in url.query}
+    if isinstance(threshold := url.query.get("prepare_threshold"), str):
+        # The driver wants a number or None, and a URL holds texts.
+        given["prepare_threshold"] = int(threshold) if threshold.isdigit() else None
+        url = url.difference_update_query(["prepare_threshold"])
     engine = sa.create_engine(
         url, hide_parameters=True, connect_args={**given, "cursor_factory": Binary}
     )
@@ -135,6 +139,7 @@ def _open_postgresql(url: sa.URL, patience: float | None) -> Engine:
             watch.arm(connection)
         if time.monotonic() - record.info.get("used", 0.0) > _FRESH:
             try:
+                connection.read_only = None  # a replica refuses what may write, even nothing
                 connection.execute("")
                 connection.rollback()
             except psycopg.Error as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -301,8 +301,13 @@ class LiquidationProvider:
 class Reads(Protocol):
     """Answer which series there are, and what they hold."""
 
-    #: Changes when anything may have changed that the digests of the series do not tell.
-    version: int
+    @property
+    def version(self) -> int:
+        """Change when anything may have changed that the digests of the series do not tell."""
+
+    @property
+    def unsealed(self) -> Mapping[str, int]:
+        """Name exchanges whose last candles are not final, and until when (ms) they told all."""
 
     def series(self, *, base: str | None = None) -> list[Series]:
         """List the series, of one base asset if it is named."""
@@ -317,7 +322,7 @@ class _Cached:
     def __init__(self, provider: LiquidationProvider, reader: Reader) -> None:
         self._provider, self._reader = provider, reader
         self.series = reader.series
-        self.version = 0
+        self.version, self.unsealed = reader.version, reader.unsealed
 
     def source(self, series: Series, start: int, end: int) -> Source:
         return self._provider._source(self._reader, series, start, end)
@@ -351,7 +356,7 @@ def by_exchange(
 
 def _contract(
     reads: Reads,
-    series: Iterable[Series],
+    series: Sequence[Series],
     opens: Ints,
     closes: Ints,
     settings: Settings,
@@ -360,6 +365,10 @@ def _contract(
     """Return a contract's candles, and from when it counts: since it was first observed."""
     sources = _sources(reads, series, opens, closes, settings)
     best, _ = _best(sources, opens, closes, settings, squares=squares)
+    final = min((reads.unsealed.get(one.exchange, closes[-1]) for one in series), default=0)
+    if final < closes[-1]:
+        # A backtest will know what a bot would have to guess.
+        best = best.without(closes > final)
     known = [source.coverage[0, 0] for source in sources if len(source.coverage)]
     return best, closes > min(known, default=closes[-1])
 

@@ -218,13 +218,13 @@ class Store:
         self.db_url = db_url
         try:
             url = sa.make_url(db_url)
-        except (sa.exc.ArgumentError, ValueError) as error:
+        except (sa.exc.ArgumentError, ValueError):
             raise LiquidationsError(
                 f"{mask(db_url)!r} is not a database URL; "
                 "write for example sqlite:///user_data/liquidations.sqlite"
-            ) from error
+            ) from None  # it may quote what stands in the URL
         #: The URL without its password, for messages.
-        self.shown = url.render_as_string(hide_password=True)
+        self.shown = mask(url.render_as_string(hide_password=True))
         self._engine = open_engine(url, self.shown, create, patience)
         self._reading = reading(self._engine)
         try:
@@ -370,8 +370,9 @@ def _version(connection: Connection) -> int:
 class Reader:
     """Read within one transaction, so that nothing moves between two questions."""
 
-    #: It sees one state only; see ``provider.Reads``.
+    #: It sees one state only, which is final; see ``provider.Reads``.
     version = 0
+    unsealed: Mapping[str, int] = {}
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

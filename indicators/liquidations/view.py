@@ -93,6 +93,8 @@ class LiveView:
         #: When the feeds listened, as far as it is later than ``_from``.
         self._coverage: Mapping[int, Ints] = {}
         self._from = _NEVER
+        #: Exchanges whose last minutes nobody could seal, and until when what they tell is final.
+        self.unsealed: dict[str, int] = {}
         #: What :meth:`look` saw last: how far each feed was sealed, and its digest.
         self._seen: dict[int, tuple[int, int]] = {}
 
@@ -116,9 +118,10 @@ class LiveView:
     def until(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
         """Wait until the feeds have sealed the minute that ends at ``close``, and read it.
 
-        Waits until ``settle`` seconds after the close at most; what is not sealed then was not
-        observed in time. A feed that does not write any more is not waited for. If the store can't
-        be read, what was read before is all that is known: the new candles were not observed.
+        Waits until ``settle`` seconds after the close at most; what is not sealed then, and can't
+        be by who may only read, was not observed. A feed that does not write any more is not
+        waited for. If the store can't be read, what was read before is all that is known: the new
+        candles were not observed.
 
         :raises LiquidationsError: if the store can't be read, and never was.
         """
@@ -162,7 +165,11 @@ class LiveView:
                     time.sleep(POLL)
                     continue
                 with self._store().read() as reader:
-                    return self._read(reader, reader.feeds(), close)
+                    self._read(reader, reader.feeds(), close)
+                for feed in open_:
+                    final = min(feed.sealed, self.unsealed.get(feed.exchange, close))
+                    self.unsealed[feed.exchange] = final
+                return
 
     def _seal(self, feeds: list[Feed], close: int) -> bool:
         """Seal a minute that its feeds have not, so that what is being written now comes late.
@@ -197,6 +204,7 @@ class LiveView:
         since = self._final
         self._from = min((held.start for held in self._held.values()), default=_NEVER)
         self._coverage = reader.listened(self._from) if self._held else {}
+        self.unsealed = {}
         self._renew(*(reader.since(since) if self._held else ({}, set())), since)
         self._close = max(close, self._close)
         open_ = (feed.sealed for feed in feeds if close - feed.updated < ENDED)

@@ -95,10 +95,12 @@ def _migrate(args: dict[str, Any], config: dict[str, Any]) -> int:
     from liquidations.store import Store
     from liquidations.tables import SCHEMA_VERSION
 
-    with Store(store_url(config)) as store:
+    db_url = store_url(config)
+    # A file of a mistyped name is soon made; a database was made by somebody who meant it.
+    with Store(db_url, create=not db_url.startswith("sqlite")) as store:
         before = store.found_version
         done = "already" if before == SCHEMA_VERSION else f"→ {SCHEMA_VERSION}"
-        say(f"{store.shown}: schema version {before} {done}")
+        say(f"{store.shown}: " + (f"schema version {before} {done}" if before else "made"))
     return 0
 
 
