@@ -3,6 +3,8 @@
 # make test        lint, types and all tests
 # make recorded    the same as demo on recorded data: make recorded RECORDED=../shared
 # make parity      compare what a bot saw with its backtest, to the bit; takes 8 minutes
+# make faults      kill -9, broken networks, full disks, wrong clocks; takes an hour
+# make audit       known vulnerabilities of what is installed
 # make bench       what columns, readings, imports and the live loop cost
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ DRY := user_data/dry-run
 RECORDED_DB := sqlite:///user_data/recorded/liquidations.sqlite
 RECORDED_RANGE := 20240620-20240819
 
-.PHONY: demo dry-run test recorded parity bench clean
+.PHONY: audit demo dry-run test recorded parity faults bench clean
 
 demo: $(BIN)/.plot
 	$(BIN)/liquidations simulate
@@ -64,6 +66,13 @@ test: $(BIN)/.test
 
 parity: $(BIN)/.test
 	$(BIN)/python tests/parity.py --runs 7
+
+faults: $(BIN)/.test
+	@status=0; for part in kill network system; do \
+		$(BIN)/python tests/faults/$$part.py || status=1; done; exit $$status
+
+audit: $(BIN)/.test
+	$(BIN)/python .ci/audit.py
 
 bench: $(BIN)/.test
 	@status=0; for part in columns.py readings.py imports.py "live.py --minutes 0.25"; do \

@@ -204,7 +204,7 @@ def test_a_reader_is_told_the_name_of_a_file_without_keys(elsewhere, monkeypatch
     monkeypatch.setattr(
         archive("plain"), "read", lambda data, options: [asked.append(options.name)][:0]
     )
-    monkeypatch.setattr("liquidations.importer._load", lambda place: b"")
+    monkeypatch.setattr("liquidations.importer.load", lambda place, most: b"")
     with pytest.raises(LiquidationsError, match="no liquidations"):
         read_files([("https://box/a.csv?key=SECRET", True)], "plain", SPAN, no_prices)
     assert asked == ["a.csv"]

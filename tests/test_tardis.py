@@ -201,7 +201,7 @@ def test_a_file_without_perpetuals_has_no_part():
 
 
 def test_no_file_has_endless_symbols(monkeypatch):
-    monkeypatch.setattr(tardis, "_MOST_SYMBOLS", 2)
+    monkeypatch.setattr(tardis, "MOST_SERIES", 2)
     with pytest.raises(LiquidationsError, match="more than 2 symbols"):
         read(*[line(T, symbol=f"{name}USDT") for name in "ABC"])
 

@@ -140,10 +140,10 @@ class Collector:
         self._loop = asyncio.get_running_loop()
         self._stopping, self._something = asyncio.Event(), asyncio.Event()
         self._ready.set()
-        writer = _WriterThread(self._loop)
+        writer, self._aside, packer = (_Thread(name) for name in ("writer", "aside", "packer"))
         self._extend()
         looking = asyncio.create_task(self._look_after())
-        packing = asyncio.create_task(self._keep_packing())
+        packing = asyncio.create_task(self._keep_packing(packer))
         writing = asyncio.create_task(self._write(writer))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -167,7 +167,8 @@ class Collector:
             await asyncio.gather(writing, return_exceptions=True)
             if left := sum(len(feed.work.orders) for feed in self.feeds):
                 logger.error(f"{left} liquidations could not be written before the end")
-            writer.close()
+            for thread in (writer, self._aside, packer):
+                thread.close()
             self.store.close()
 
     # --- the exchanges ---
@@ -260,7 +261,7 @@ class Collector:
             symbols = set().union(*(self._chosen(name, one, read) for one in self._channels(read)))
             pairs = {self._known[name][symbol].pair for symbol in symbols}
             try:
-                if not pairs <= await asyncio.to_thread(told):
+                if not pairs <= await self._aside.do(told):
                     return
             except LiquidationsError as error:
                 self._say(str(error))
@@ -372,7 +373,7 @@ class Collector:
 
         while True:
             try:
-                return await asyncio.to_thread(read)
+                return await self._aside.do(read)
             except LiquidationsError as error:
                 self._say(str(error))
                 await asyncio.sleep(LOOK)
@@ -404,7 +405,7 @@ class Collector:
             since = None if since is None else max(since, hole - REACH)
             if parts := await self._ask_for(client, feed, since or 0):
                 hole -= BEHIND
-                await asyncio.to_thread(self._insert, name, parts, since, hole)
+                await self._aside.do(partial(self._insert, name, parts, since, hole))
         while True:
             start, end = await feed.resumed(hole)
             await asyncio.sleep(BEHIND / 1000 + 5)
@@ -450,10 +451,10 @@ class Collector:
             if step := self._clock.follow():
                 for feed in self.feeds:
                     feed.jumped(step)
-            if await asyncio.to_thread(self.store.replaced):
+            if await self._aside.do(self.store.replaced):
                 logger.warning(f"the store {self.store.shown} is gone or another; it is made anew")
                 make = partial(Store, self.plan.settings.db_url, create=True, patience=PATIENCE)
-                self.store = await asyncio.to_thread(make)
+                self.store = await self._aside.do(make)
                 for feed in self.feeds:
                     feed.row = None
                     feed.work.members.append((feed.pairs, feed.moment()))
@@ -470,7 +471,7 @@ class Collector:
                 if why is not None:
                     feed.dead(why)
 
-    async def _keep_packing(self) -> None:
+    async def _keep_packing(self, packer: _Thread) -> None:
         """Pack what is old, now and then, while the feeds go on."""
         settings = self.plan.settings
         while True:
@@ -484,7 +485,7 @@ class Collector:
                 keep=None if keep is None else int(now - keep * DAY),
             )
             try:
-                while self.feeds and (moved := await self._step(steps)) is not None:
+                while self.feeds and (moved := await self._step(packer, steps)) is not None:
                     done += moved
             except LiquidationsError as error:
                 self._say(f"old liquidations are not packed now, it is tried again: {error}")
@@ -493,20 +494,20 @@ class Collector:
                 logger.info(f"packed {done.events:,} liquidations{dropped}")
             await asyncio.sleep(PACK - PACK / 60)
 
-    async def _step(self, steps: Iterator[Moved]) -> Moved | None:
+    async def _step(self, packer: _Thread, steps: Iterator[Moved]) -> Moved | None:
         """Do one step when nobody waits for the database; None at the end."""
         begin, end = PACK_REST
         into = self._clock.now() % MINUTE / 1000
         if into < end or into > MINUTE / 1000 + begin:
             await asyncio.sleep(end - begin)
         since = time.monotonic()
-        moved = await asyncio.to_thread(next, steps, None)
+        moved = await packer.do(lambda: next(steps, None))
         await asyncio.sleep((time.monotonic() - since) * (1 / PACK_SHARE - 1))
         return moved
 
     # --- writing ---
 
-    async def _write(self, writer: _WriterThread) -> None:
+    async def _write(self, writer: _Thread) -> None:
         assert self._stopping is not None
         assert self._something is not None
         settle = int(self.plan.settings.settle * 1000) - SEAL_EARLY
@@ -611,23 +612,23 @@ def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-class _WriterThread:
+class _Thread:
     """Run functions one after the other in a daemon thread.
 
     An executor would do, but the interpreter joins its threads before our own end can be told.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._queue: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None]
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
         self._queue = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="liquidations writer", daemon=True).start()
+        threading.Thread(target=self._run, name=f"liquidations {name}", daemon=True).start()
 
-    async def do(self, function: Callable[[], None]) -> None:
-        """Run a function in the thread and wait for it."""
-        future = self._loop.create_future()
+    async def do(self, function: Callable[[], T]) -> T:
+        """Run a function in the thread and wait for what it returns."""
+        future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put((function, future))
-        await future
+        return await future
 
     def close(self) -> None:
         """End the thread after what it does now."""
@@ -636,20 +637,20 @@ class _WriterThread:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             function, future = item
-            error: Exception | None = None
+            result, error = None, None
             try:
-                function()
+                result = function()
             except Exception as caught:  # handed to who waits for it
                 error = caught
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_settle, future, error)
+                self._loop.call_soon_threadsafe(_settle, future, result, error)
 
 
-def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     if future.done():
         return
     if error is None:
-        future.set_result(None)
+        future.set_result(result)
     else:
         future.set_exception(error)
 

@@ -13,7 +13,11 @@ class LiquidationsError(Exception):
     The command line prints the message and exits with 2; inside Freqtrade the provider turns it
     into Freqtrade's ``OperationalException``, which ends a backtest in one clean line. A reading's
     own ends in Freqtrade's traceback, as any mistake in a strategy does; its last line says it.
+    Its text may quote a file or an answer, so what would steer a terminal or a log is escaped.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class OtherAnswer(LiquidationsError):
@@ -23,13 +27,26 @@ class OtherAnswer(LiquidationsError):
     """
 
 
-def mask(url: str) -> str:
-    """Hide the password in what may be a database URL, however it is mistyped.
+def printable(text: str) -> str:
+    r"""Write a text in one line of printable characters, all others as their escapes.
 
-    >>> mask("postgresql+psycopg://bot:secret@host:54x/db")
-    'postgresql+psycopg://bot:***@host:54x/db'
+    >>> print(printable("BTC\x1b[31m\nETH ÷ 2"))
+    BTC\x1b[31m ETH ÷ 2
     """
-    return re.sub(r"(/[^:/@]*:).*@", r"\1***@", url)
+    if text.isprintable():
+        return text
+    text = re.sub(r"[\n\r\t]", " ", text)
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def mask(url: str) -> str:
+    """Hide the passwords in what may be a database URL, however it is mistyped.
+
+    >>> mask("postgresql+psycopg://bot:secret@host:54x/db?sslpassword=secret&sslmode=require")
+    'postgresql+psycopg://bot:***@host:54x/db?sslpassword=***&sslmode=require'
+    """
+    url = re.sub(r"(/[^:/@]*:).*@", r"\1***@", url)
+    return re.sub(r"(?i)([^?&=]*(?:pass|secret|token)[^?&=]*=)[^&]*", r"\1***", url)
 
 
 def require(name: str, value: float, least: float, most: float = math.inf) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import ccxt
 import orjson
 
-from liquidations.errors import LiquidationsError
+from liquidations.errors import LiquidationsError, printable
 from liquidations.event import DAY, MINUTE, Events
 from liquidations.exchanges.frames import JITTER, Adapter, BadFrame, Contract, Frame, Order, Request
 from liquidations.rows import BEAT
@@ -249,7 +249,8 @@ class LiveFeed:
         self.problems[kind] += 1
         if self.problems[kind] == 1:
             raw = data if isinstance(data, str) else data.decode(errors="replace")
-            logger.warning(f"{self.name}: {text}" + (f"; received: {raw[:500]}" if raw else ""))
+            more = f"; received: {raw[:500]}" if raw else ""
+            logger.warning(f"{self.name}: {printable(text + more)}")
 
     def _take(self, orders: Iterable[Order], now: int) -> None:
         for order in orders:

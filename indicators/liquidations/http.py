@@ -365,9 +365,15 @@ class Client:
                 timeout=TIMEOUT,
             )
             if not response.is_redirect:
+                # Each packing within another one multiplies what few bytes become.
+                if "," in response.headers.get("Content-Encoding", ""):
+                    response.close()
+                    raise NoAnswer("it is packed several times over, so it was refused")
                 return response, _made(asked, response)
             url, params = urljoin(response.url, response.headers["Location"]), None
             response.close()
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise NoAnswer("it redirects to what is no web page, so it was refused")
         raise NoAnswer("it redirects in a circle")
 
     def _key_header(self) -> dict[str, str]:
@@ -375,13 +381,14 @@ class Client:
         return {name.strip(): value.strip().replace("{key}", self._key)}
 
     def _body(self, response: requests.Response, *, packed: bool) -> bytes:
+        most = min(MOST_BYTES, self.about.most)
         chunks, size, end = [], 0, time.monotonic() + LONGEST_ANSWER
         for chunk in response.raw.stream(_CHUNK, decode_content=not packed):
             size += len(chunk)
             with self._count:
                 self.bytes += len(chunk)
-            if size > MOST_BYTES:
-                raise NoAnswer(f"it is longer than {MOST_BYTES // 1_000_000} MB, so it was refused")
+            if size > most:
+                raise NoAnswer(f"it is longer than {most / 1e6:,.0f} MB, so it was refused")
             if time.monotonic() > end:
                 raise requests.exceptions.ReadTimeout
             if self.stop.is_set():

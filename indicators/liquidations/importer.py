@@ -13,11 +13,14 @@ Files lie on disk, or wherever fsspec (the extra ``remote``) gets them: S3, HTTP
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
+from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from posixpath import normpath
@@ -25,7 +28,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from liquidations.archives import Context, Options, Part, archive
+from liquidations.archives import MOST_FILE, Context, Options, Part, archive
 from liquidations.candles import format_period, format_time
 from liquidations.errors import LiquidationsError, OtherAnswer, mask
 from liquidations.event import (
@@ -40,6 +43,7 @@ from liquidations.event import (
     merge_intervals,
     order_of,
     repeats,
+    without_intervals,
 )
 from liquidations.exchanges import EXCHANGES
 from liquidations.pairs import base_of
@@ -56,6 +60,9 @@ Place: TypeAlias = Path | str
 #: A file, and what was read of it.
 Read: TypeAlias = tuple[Place, list[Part]]
 
+#: Bytes of a list of sums: it has some 100 for each file.
+MOST_LISTING = 2**24
+
 #: Bytes of rows that are kept between reading and writing.
 KEEP = 100_000_000
 
@@ -65,6 +72,9 @@ PART = 2_000
 #: Events that are inserted at once.
 STEP = 500_000
 FOREVER = 2**62
+
+# The store has room for so many letters.
+_LONGEST_PAIR = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +242,38 @@ def _open(url: str) -> tuple[Any, str]:
     return system, path
 
 
-def _load(place: Place) -> bytes:
+def load(place: Place, most: int = MOST_FILE) -> bytes:
+    """Read a file as a whole, if it has at most so many bytes.
+
+    :raises LiquidationsError: if it has more, or is no file but a pipe or a device.
+    :raises OSError: if it can't be read (so do fsspec's own errors).
+    """
     if isinstance(place, Path):
-        return place.read_bytes()
+        with _open_file(place) as file:
+            return _at_most(file, os.fstat(file.fileno()).st_size, most)
     system, path = _open(place)
-    return bytes(system.cat_file(path))
+    # What a server says of its size need not be so.
+    with system.open(path, "rb") as file:
+        return _at_most(file, getattr(file, "size", None) or 0, most)
+
+
+def _open_file(path: Path) -> BufferedReader:
+    """Open a file, but nothing that may never end."""
+    # A pipe that nobody writes to would wait for ever already here.
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise LiquidationsError("this is no file but a pipe or a device; write it to a file first")
+
+
+def _at_most(file: Any, size: int, most: int) -> bytes:
+    data = b"" if size > most else file.read(most + 1)
+    if max(size, len(data)) > most:
+        raise LiquidationsError(
+            f"it has more than {most >> 20:,} MB, which is more than is read at once; split it"
+        )
+    return bytes(data)
 
 
 def _compare_all(listings: Iterable[Place], files: Iterable[Place]) -> None:
@@ -263,11 +300,11 @@ def _compare(listing: Place) -> list[str]:
     def digest(name: str) -> str:
         folder = str(listing).removesuffix(SUMS)
         if isinstance(listing, Path):
-            with Path(folder, name).open("rb") as file:
+            with _open_file(Path(folder, name)) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha256(_load(folder + name)).hexdigest()
+        return hashlib.sha256(load(folder + name)).hexdigest()
 
-    return check_sums(_load(listing), digest)
+    return check_sums(load(listing, MOST_LISTING), digest)
 
 
 @contextmanager
@@ -284,6 +321,10 @@ def _explained(place: Place) -> Iterator[None]:
         ) from None
     except LiquidationsError as error:
         raise type(error)(f"{shown(place)}: {error}") from error
+    except MemoryError as error:
+        raise LiquidationsError(
+            f"{shown(place)}: there is not enough memory to read it; split it, or give more"
+        ) from error
     except Exception as error:
         # What fsspec and those below it raise may name the whole URL.
         known = isinstance(error, OSError) and error.strerror
@@ -321,7 +362,11 @@ def read_files(
 
     def read(place: Place) -> Collection[Part | Context]:
         with _explained(place):
-            return module.read(_load(place), replace(options, name=_name(place)))
+            data = load(place, module.ABOUT.most)
+            found = module.read(data, replace(options, name=_name(place)))
+            for one in found:
+                _check_pair(one.pair)
+            return found
 
     def wanted(one: Part | Context) -> bool:
         return one.exchange in exchanges and chosen(one.pair)
@@ -455,6 +500,7 @@ class _After:
         self.last.conflicts += conflicts
         self.last.new += done.new
         self.last.known += done.known
+        self.last.expired += done.expired
 
 
 def _observed(reader: Reader, part: Part) -> tuple[Ints, int]:
@@ -463,6 +509,7 @@ def _observed(reader: Reader, part: Part) -> tuple[Ints, int]:
     for one in reader.series(base=base_of(part.pair)):
         if (one.exchange, one.pair, one.source, one.period) == name:
             both = common_intervals(reader.coverage(one), part.coverage)
+            both = without_intervals(both, np.array([[0, one.kept]]))
             if len(both):
                 time = reader.events(one, both[0, 0], both[-1, 1]).timestamp
                 return both, int(is_within(both, time).sum())
@@ -494,6 +541,14 @@ def _days(rows: Events | Bars) -> list[tuple[int, int]]:
         return [(0, FOREVER)]
     cuts = np.unique(time[STEP::STEP] // DAY * DAY).tolist()
     return list(pairwise([0, *cuts, FOREVER]))
+
+
+def _check_pair(pair: str) -> None:
+    """Refuse names that come out of a file and would steer a terminal, or are none."""
+    if len(pair) > _LONGEST_PAIR or not pair.isprintable() or " " in pair:
+        raise LiquidationsError(
+            f"{pair[:_LONGEST_PAIR]!r} is no name of a contract: the file is damaged, or made up"
+        )
 
 
 def _without_rows(part: Part) -> Part:

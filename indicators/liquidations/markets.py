@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from liquidations.archives import parse_json
+from liquidations.archives import MOST_JSON, parse_json
 from liquidations.errors import LiquidationsError
 from liquidations.exchanges.frames import Contract
 from liquidations.exchanges.hyperliquid import MOST_USERS, VAULT
 from liquidations.exchanges.okx import contracts
+from liquidations.importer import load
 
 
 def okx_contracts(
@@ -41,7 +42,7 @@ def okx_contracts(
 
 def _from_file(file: Path) -> dict[str, Contract]:
     try:
-        answer = parse_json(file.read_bytes())
+        answer = parse_json(load(file, MOST_JSON))
     except OSError as error:
         raise LiquidationsError(f"{file} can't be read: {error.strerror}") from error
     except LiquidationsError as error:

@@ -42,6 +42,7 @@ SUMS = "SHA256SUMS"
 _SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)").fullmatch
 # Of these no two become one where "/" and ":" are written as "_".
 _PLAIN_PAIR = re.compile(r"[A-Z0-9/:]+").fullmatch
+_PLAIN_EXCHANGE = re.compile(r"[a-z0-9]+").fullmatch
 _PLAIN_SOURCE = re.compile(r"[a-z0-9_.-]+").fullmatch
 _ALWAYS = (0, 2**62)
 
@@ -72,7 +73,7 @@ class Month:
         one = self.series
         period = "" if self.events else f"~{format_period(one.period)}"
         name = f"{_named(one.source, _PLAIN_SOURCE)}{period}-{format_time(self.start)[:7]}.parquet"
-        return Path(one.exchange, _named(one.pair, _PLAIN_PAIR), name)
+        return Path(_named(one.exchange, _PLAIN_EXCHANGE), _named(one.pair, _PLAIN_PAIR), name)
 
 
 def _named(text: str, plain: Callable[[str], object]) -> str:
@@ -174,7 +175,9 @@ def _months(reader: Reader, chosen: Callable[[Series], bool], span: tuple[int, i
         bars = counts.get((series.id, series.period), 0)
         events = series.counted and (counts.get((series.id, EVENTS), 0) > 0 or not bars)
         edges = [reader.coverage(series).ravel(), reader.bars(series, *span).timestamp]
-        known = np.clip(np.concatenate(edges), *span)
+        # Of what was dropped for its age nothing can be told.
+        begin = max(span[0], series.kept) if events else span[0]
+        known = np.clip(np.concatenate(edges), begin, span[1])
         if not len(known):
             continue
         first, last = int(known.min()), int(known.max()) + 1
@@ -182,7 +185,7 @@ def _months(reader: Reader, chosen: Callable[[Series], bool], span: tuple[int, i
         closes = candle_closes(opens, "1M")
         for start, end in zip(opens.tolist(), closes.tolist(), strict=True):
             if end > first:
-                month = Month(series, events, max(start, span[0]), min(end, span[1]))
+                month = Month(series, events, max(start, begin), min(end, span[1]))
                 months.append(month)
     return months
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ _SOURCES = (*EXCHANGES, *ARCHIVES)
 class Settings:
     """Hold the checked settings; ``exchanges`` is never empty."""
 
-    db_url: str
+    db_url: str = field(repr=False)  # it may hold a password
     exchanges: tuple[str, ...]
     inverse: bool = False
     min_coverage: float = 0.9
@@ -82,7 +82,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     """
     section = config.get(SECTION, {})
     if not isinstance(section, Mapping):
-        raise _wrong(None, section, 'an object such as {"min_coverage": 0.9}')
+        raise _wrong(None, type(section).__name__, 'an object such as {"min_coverage": 0.9}')
     for key in section:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1)

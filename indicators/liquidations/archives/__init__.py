@@ -31,6 +31,15 @@ ARCHIVES = {
     "plain": "liquidations.archives.plain",
 }
 
+#: Bytes of JSON: decoded, it may take 25 times as much memory. Answers have less than 1 MB.
+MOST_JSON = 2**24
+
+#: The same of files that are read in steps.
+MOST_FILE = 2**31
+
+#: Contracts of one file: all exchanges together list some 2,000.
+MOST_SERIES = 5_000
+
 #: What a source may give; the last two are kept where Freqtrade keeps its own.
 LIQUIDATIONS, OPEN_INTEREST, FUNDING_RATE = "liquidations", "open_interest", "funding_rate"
 
@@ -46,6 +55,7 @@ class About:
     :param outranks: it has more than the exchange publishes, so its volumes are no lower bound
     :param whole_exchange: a file tells of all contracts of its exchange, also by silence
     :param files: patterns of its files in a folder
+    :param most: bytes of one file or answer; what is longer is not read
     :param url: of the service; none if there are only files
     :param key: the environment variable with the user's key; none if it needs none
     :param key_from: where to get one, and at what price
@@ -66,6 +76,7 @@ class About:
     outranks: bool = False
     whole_exchange: bool = False
     files: tuple[str, ...] = ("*.json",)
+    most: int = MOST_JSON
     url: str = ""
     key: str = ""
     key_from: str = ""
@@ -263,6 +274,10 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         return json.loads(data)
+    except RecursionError as error:
+        raise LiquidationsError(
+            "this JSON is nested deeper than any answer; get the file again"
+        ) from error
     except ValueError as error:
         if data.lstrip()[:1] == b"<":
             raise LiquidationsError(

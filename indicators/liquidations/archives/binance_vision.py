@@ -61,6 +61,7 @@ ABOUT = About(
     depth="liquidations 2023-06-25 to 2024-10-14; open interest since 2020-09",
     complete="a sample: at most one order per symbol and second",
     files=("*.zip",),
+    most=2**24,
     url="https://data.binance.vision",
     kinds=(LIQUIDATIONS, OPEN_INTEREST),
     step=5 * MINUTE,
@@ -78,11 +79,14 @@ _KINDS = {
 
 _STEP = 5 * MINUTE
 
-#: What a file may unpack to. A day of one symbol has some MB at most.
-MOST_BYTES = 256 * 2**20
+#: What a file may unpack to. A day of one symbol has at most 16 MB: each second two rows.
+MOST_BYTES = 64 * 2**20
 
 #: What is larger is no price or quantity.
 _MOST = 1e18
+
+#: Bytes of a line with the names of columns.
+_LONGEST_HEAD = 1_000
 
 _MEMBER = re.compile(
     r"(?P<symbol>[^-/\\]+)-(?P<kind>liquidationSnapshot|metrics)-(?P<day>\d{4}-\d\d-\d\d)\.csv"
@@ -365,6 +369,8 @@ def read_csv(
     """
     if names is None:
         head, _, text = text.partition(b"\n")
+        if len(head) > _LONGEST_HEAD:
+            raise LiquidationsError(f"its first line has {len(head):,} bytes; get the file again")
         names = head.decode(errors="replace").strip().split(",")
         first += 1
     if missing := [name for name in types if names.count(name) != 1]:

@@ -32,7 +32,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from liquidations.archives import About, Options, Part
+from liquidations.archives import MOST_FILE, MOST_SERIES, About, Options, Part
 from liquidations.errors import LiquidationsError
 from liquidations.event import Events, Ints, is_within, merge_intervals
 from liquidations.exchanges.frames import (
@@ -55,6 +55,7 @@ ABOUT = About(
     outranks=True,
     whole_exchange=True,
     files=("*.lz4", "*.jsonl"),
+    most=MOST_FILE,
 )
 
 #: Lines that are further apart (ms) leave a hole.
@@ -66,7 +67,11 @@ _HOUR = 3_600_000
 _LZ4 = b"\x04\x22\x4d\x18"
 _STEP = 2**22
 # A block of the largest crash has some 10 MB of fills; what is longer is no line.
-_LONGEST = 2**26
+_LONGEST = 2**24
+#: Blocks and liquidations of a file: an hour has some 50,000 blocks.
+MOST_LINES, MOST_ORDERS = 1_000_000, 2_000_000
+# Bytes of a file once decompressed; as a multiple of its size, or if it is small, at least.
+_MOST_RATIO, _ALWAYS_FINE = 50, 2**31
 
 _TIME = re.compile(rb'"block_time": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z?"')
 _COIN = re.compile(rb'"coin": ?"([^"]{1,40})"')
@@ -87,9 +92,19 @@ def read(data: bytes, options: Options) -> list[Part]:
     stretches: list[int] = []  # the first and last block of each stretch without a hole
     orders: dict[Order, None] = {}
     coins: set[bytes] = set()
-    last = b""
+    last, number = b"", 0
     for lines in _lines(data):
         coins.update(_COIN.findall(lines))
+        number += lines.count(b"\n") + 1
+        for what, count, most in (
+            ("lines", number, MOST_LINES),
+            ("coins", len(coins), MOST_SERIES),
+            ("liquidations", len(orders), MOST_ORDERS),
+        ):
+            if count > most:
+                raise LiquidationsError(
+                    f"it has more than {most:,} {what}, which no hour has; split it by time"
+                )
         for line in lines.splitlines():
             if not last or b'"liquidation"' in line:
                 orders |= dict.fromkeys(_orders(line))
@@ -123,12 +138,18 @@ def read(data: bytes, options: Options) -> list[Part]:
 
 def _lines(data: bytes) -> Iterator[bytes]:
     """Decompress a file in steps of whole lines, without blank ones."""
-    rest = b""
+    rest, size, most = b"", 0, max(_ALWAYS_FINE, _MOST_RATIO * len(data))
     try:
         stream = pa.BufferReader(data)
         if data.startswith(_LZ4):
             stream = pa.CompressedInputStream(stream, "lz4")
         while step := stream.read(_STEP):
+            size += len(step)
+            if size > most:
+                raise LiquidationsError(
+                    f"it unpacks to more than {most / 2**30:.3g} GB, {_MOST_RATIO} times its size, "
+                    "which no node's file does"
+                )
             whole, line_break, rest = (rest + step).rpartition(b"\n")
             if len(rest) > _LONGEST:
                 raise LiquidationsError(f"a line has more than {_LONGEST >> 20} MB; {_SHAPE}")

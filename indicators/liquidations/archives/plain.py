@@ -55,7 +55,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from liquidations.archives import About, Options, Part
+from liquidations.archives import MOST_FILE, MOST_SERIES, About, Options, Part
+from liquidations.archives.pages import MOST_FOOTER, MOST_PAGE, footer_size, measure
 from liquidations.candles import format_time
 from liquidations.errors import LiquidationsError
 from liquidations.event import (
@@ -85,6 +86,7 @@ ABOUT = About(
     depth="as the file",
     complete="what its recorder heard",
     files=("*.parquet", "*.csv"),
+    most=MOST_FILE,
 )
 
 NEEDED = ("exchange", "pair", "timestamp", "side", "price", "amount")
@@ -99,6 +101,8 @@ MOST_ROWS = 10_000_000
 _LEAST_BYTES, _FEW_ROWS = 2, 1_000_000
 # Rows and bytes of one step.
 _ROWS, _STEP = 2**18, 2**24
+# Bytes of a header of CSV, and letters of a word: a name or a time.
+_LONGEST_HEAD, _LONGEST_WORD = 1_000, 100
 # Bytes of a file once decompressed; as a multiple of its size, or if it is small, at least.
 _MOST_RATIO, _ALWAYS_FINE = 200, 2**28
 
@@ -234,6 +238,11 @@ def _csv(data: bytes) -> tuple[list[str], _Batches]:
             "the last line has no end: the file was cut off, or it is something else; "
             f"{_SHAPE}, each line ended"
         )
+    head = data[: _LONGEST_HEAD + 1].find(b"\n")
+    if head < 0:
+        raise LiquidationsError(
+            f"the first line has more than {_LONGEST_HEAD:,} bytes, so it is no header; {_SHAPE}"
+        )
     word = pa.dictionary(pa.int32(), pa.string())
     types = dict.fromkeys(_TEXTS, word) | {"key": pa.int64()}
     types |= dict.fromkeys(("price", "amount", "value_usd"), pa.float64())
@@ -252,25 +261,46 @@ def _parquet(data: bytes) -> tuple[list[str], _Batches, _Told | None]:
     wrong = "this Parquet file is damaged or was cut off; get it again"
     if not data.endswith(_PARQUET) or len(data) < 12:
         raise LiquidationsError(wrong)
+    if footer_size(data) > len(data) - 8:
+        raise LiquidationsError(wrong)
+    if footer_size(data) > MOST_FOOTER:
+        raise LiquidationsError(
+            f"what it says of itself has {footer_size(data):,} bytes, more than "
+            f"{MOST_FOOTER >> 20} MB; write it with fewer row groups, and less metadata"
+        )
     with _explained(wrong):
         about = pq.read_metadata(pa.BufferReader(data))
-        sizes = (about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-        if sum(sizes) > max(_ALWAYS_FINE, _MOST_RATIO * len(data)):
+        schema = about.schema.to_arrow_schema()
+        _check_columns(schema)
+        told = _told(schema.metadata or {})
+        pages, most = measure(data), max(_ALWAYS_FINE, _MOST_RATIO * len(data))
+        if pages.total > most or pages.largest > MOST_PAGE:
             raise LiquidationsError(
-                f"it unpacks to {sum(sizes) / 1e6:,.0f} MB, more than {_ALWAYS_FINE >> 20} MB and "
-                f"{_MOST_RATIO} times its size; split it"
+                f"it unpacks to {pages.total / 1e6:,.0f} MB, a page of it to "
+                f"{pages.largest / 1e6:,.0f} MB; allowed are {most / 1e6:,.0f} MB, and "
+                f"{MOST_PAGE / 1e6:,.0f} MB a page; split it"
             )
         if about.num_rows > min(MOST_ROWS, max(_FEW_ROWS, len(data) // _LEAST_BYTES)):
             raise _too_many(about.num_rows, len(data))
-        schema = about.schema.to_arrow_schema()
-        told = _told(schema.metadata or {})
-        # Words are not repeated in memory.
-        words = [one.name for one in schema if one.name in _TEXTS and _is_text(one.type)]
+        # Words are not repeated in memory, however often they stand in the rows.
+        words = [one.name for one in schema if _is_text(one.type)]
         file = pq.ParquetFile(
             pa.BufferReader(data), read_dictionary=words, page_checksum_verification=True
         )
         batches = file.iter_batches(batch_size=_ROWS, use_threads=False)
         return schema.names, _all(batches, wrong, about.num_rows), told
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    """Refuse columns that are neither text nor numbers, before any is read."""
+    for one in schema:
+        kind = one.type.value_type if pa.types.is_dictionary(one.type) else one.type
+        numbers = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
+        fine = _is_text(kind) or pa.types.is_timestamp(kind) or any(is_(kind) for is_ in numbers)
+        # A column in which all is missing is one of nulls.
+        if not fine and not pa.types.is_null(kind):
+            what = "text" if one.name in _TEXTS else "a column of numbers"
+            raise LiquidationsError(f"{one.name[:40]} must be {what}, got {str(kind)[:40]}")
 
 
 def _all(batches: Iterable[pa.RecordBatch], wrong: str, promised: int | None = None) -> _Batches:
@@ -281,9 +311,24 @@ def _all(batches: Iterable[pa.RecordBatch], wrong: str, promised: int | None = N
             rows += batch.num_rows
             if rows > MOST_ROWS:
                 raise _too_many(rows)
-            yield batch
+            yield _with_times(batch)
         if promised not in (None, rows):  # where pages are damaged in some ways, it just ends
             raise ValueError(f"{rows} of {promised} rows")
+
+
+def _with_times(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Refuse words that are too long, and write out those that are no names but times."""
+    for place, one in enumerate(batch.schema):
+        column = batch.column(place)
+        coded = pa.types.is_dictionary(one.type)
+        words = column.dictionary if coded else column
+        if not _is_text(words.type):
+            continue
+        if (pc.max(pc.binary_length(words)).as_py() or 0) > _LONGEST_WORD:
+            raise LiquidationsError(f"{one.name} has a word of more than {_LONGEST_WORD} letters")
+        if coded and one.name not in _TEXTS:
+            batch = batch.set_column(place, one.name, column.cast(words.type))
+    return batch
 
 
 @contextmanager
@@ -506,6 +551,11 @@ def _events(batches: _Batches, *, own: bool) -> list[Part]:
         if batch.num_rows:
             for names, columns in _of_batch(_Rows(batch, before), origins, own):
                 found[names].append(columns)
+                if len(found) > MOST_SERIES:
+                    raise LiquidationsError(
+                        f"it has more than {MOST_SERIES:,} series, more than there are contracts; "
+                        "split it by pair"
+                    )
             before += batch.num_rows
     pa.default_memory_pool().release_unused()
     return [_part(names, steps, list(origins)) for names, steps in found.items()]

@@ -37,7 +37,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 
-from liquidations.archives import About, Answer, Ask, Options, Part, Wanted
+from liquidations.archives import MOST_FILE, MOST_SERIES, About, Answer, Ask, Options, Part, Wanted
 from liquidations.archives.binance_vision import (
     check_rows,
     contract_events,
@@ -61,6 +61,7 @@ ABOUT = About(
     depth="since 2019-11 (Binance) or 2020-12 (Bybit, OKX); the first of each month without a key",
     complete="what the exchanges' streams gave: samples, Bybit complete since 2025-02-26",
     files=("*.csv.gz", "*.csv"),
+    most=MOST_FILE,
     url="https://datasets.tardis.dev/v1",
     key="TARDIS_API_KEY",
     key_from="sold at https://tardis.dev",
@@ -74,6 +75,8 @@ CATALOGUE: Ask | None = None
 
 #: What a file may unpack to, and its rows; 5,000,000 have some 400 MB, and take 800 MB to read.
 MOST_BYTES, MOST_ROWS = 2 * 2**30, 10_000_000
+# What a packed file may unpack to, as a multiple of its size (theirs are some 6), or at least.
+_MOST_RATIO, _ALWAYS_FINE = 50, 2**28
 # A packed row takes some 15 bytes; less than so many are none of Tardis', but for a few.
 _LEAST_BYTES, _FEW_ROWS = 2, 1_000_000
 #: What is unpacked and read at a time; for so many rows there is room at first.
@@ -112,8 +115,8 @@ _TYPES = {
 
 #: How far (ms) an exchange's clock may be ahead of Tardis'.
 _AHEAD = 60_000
-#: No exchange lists nearly so many contracts.
-_MOST_SYMBOLS = 10_000
+#: No name is longer.
+_LONGEST = 64
 
 
 def venue_of(exchange: str, pair: str) -> str | None:
@@ -314,8 +317,8 @@ class _Rows:
         check_rows((venue == 0) & (names[0] in _VENUES), first, table["exchange"], of_venue)
         self.venue = names[0]
         symbol, _ = _codes(table["symbol"], self._symbols)
-        if len(self._symbols) > _MOST_SYMBOLS:
-            raise LiquidationsError(f"it has more than {_MOST_SYMBOLS:,} symbols")
+        if len(self._symbols) > MOST_SERIES:
+            raise LiquidationsError(f"it has more than {MOST_SERIES:,} symbols")
         side, _ = _codes(table["side"], dict(_SIDE))
         check_rows(side < len(_SIDE), first, table["side"], "side must be buy or sell")
         time, arrival, price, size = (
@@ -370,6 +373,8 @@ def _codes(column: pa.ChunkedArray, known: dict[str, int]) -> tuple[np.ndarray, 
     """Return the number of each row's name in ``known``, to which new ones are added."""
     array = column.combine_chunks()
     names = array.dictionary.to_pylist()
+    if max(map(len, names), default=0) > _LONGEST:
+        raise LiquidationsError(f"it has a name of more than {_LONGEST} letters")
     codes = np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int32)
     return codes[array.indices.to_numpy()], list(known)
 
@@ -381,6 +386,7 @@ def _blocks(data: bytes) -> Iterator[bytes]:
     """
     refuse_page(data)
     rest, size = b"", 0
+    most = min(MOST_BYTES, max(_ALWAYS_FINE, _MOST_RATIO * len(data)))
     for piece in _unpack(data):
         end = piece.rfind(b"\n") + 1
         if not end:
@@ -390,9 +396,10 @@ def _blocks(data: bytes) -> Iterator[bytes]:
             header, _, text = text.partition(b"\n")
             _check_header(header.decode(errors="replace").strip())
         size += len(piece)
-        if size > MOST_BYTES:
+        if size > most:
             raise LiquidationsError(
-                f"it unpacks to more than {MOST_BYTES / 2**30:g} GB, which no file of Tardis does"
+                f"it unpacks to more than {most / 2**30:.3g} GB, which no file of Tardis of its "
+                "size does"
             )
         yield text
     if rest:

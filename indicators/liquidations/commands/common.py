@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
+from liquidations.errors import printable
 from liquidations.exchanges import EXCHANGES
 from liquidations.settings import SECTION, Settings, read_settings
 
@@ -71,7 +72,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Print a line for people to stderr, where it does not get into a table or CSV."""
-    console(stderr=True).print(text, soft_wrap=True, markup=False)
+    console(stderr=True).print(printable(text), soft_wrap=True, markup=False)
 
 
 def short_kind(kind: str) -> str:

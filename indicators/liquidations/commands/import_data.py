@@ -175,6 +175,11 @@ def _explain(done: list[Imported]) -> None:
             "Conflicts: events that one of two recordings lacks although both observed their time. "
             "All are kept; a recorder that lost some, or a feed that shows a choice, does that"
         )
+    if any(one.rows.expired for one in done):
+        say(
+            "Expired: events of a time whose single events were dropped (keep_events). They were "
+            "left out, because the one-minute sums that were kept count them already"
+        )
 
 
 def _keep_context(config: dict[str, Any], parts: Parts) -> None:
@@ -247,8 +252,8 @@ def _print(done: list[Imported]) -> None:
         kind = "events" if isinstance(part.rows, Events) else f"{format_period(part.period)} bars"
         series[part.pair, part.exchange, part.source, kind].append(one)
     counts = ["new", "known", "revised"]
-    if any(one.rows.conflicts for one in done):
-        counts.append("conflicts")
+    seldom = "conflicts", "expired"
+    counts += [name for name in seldom if any(getattr(one.rows, name) for one in done)]
     table = Table("Pair", "Exchange", "Source", "Rows are", "From", "To")
     for name in counts:
         table.add_column(name.capitalize(), justify="right")

@@ -7,7 +7,7 @@ from argparse import REMAINDER, ArgumentParser
 from typing import TYPE_CHECKING, Any
 
 from liquidations.commands.common import load_config, store_url
-from liquidations.errors import LiquidationsError
+from liquidations.errors import LiquidationsError, mask
 
 
 if TYPE_CHECKING:
@@ -88,6 +88,6 @@ def _refuse_the_same(played: str, own: str) -> None:
     file = file_of(make_url(own))
     if own == played or (file is not None and file == file_of(make_url(played))):
         raise LiquidationsError(
-            f"--play names the bot's own store, {own}, in which it would read its future; name "
-            "another one for the bot with --db-url (it may be new)"
+            f"--play names the bot's own store, {mask(own)}, in which it would read its future; "
+            "name another one for the bot with --db-url (it may be new)"
         )
