@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing as mp
 import os
 import resource
@@ -19,12 +18,10 @@ import sys
 import tempfile
 import threading
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-import orjson
-from aiohttp import web
+from exchange import PAIRS, pairs, pin, play, urls
 
 from liquidations.collector import Collector, Plan
 from liquidations.event import MINUTE
@@ -33,135 +30,33 @@ from liquidations.settings import Settings
 from liquidations.store import Store
 
 
-PAIRS = 80
 CANDLES = 500
 GOAL_MS = 50.0
 GOAL_MB = 5.0
 
 
-def symbols() -> list[str]:
-    """Name the contracts that are played."""
-    return [f"C{number:02d}USDT" for number in range(PAIRS)]
-
-
-def exchange_info() -> dict:
-    """Answer what ccxt's Binance asks for its markets."""
-    filters = [
-        {"filterType": "PRICE_FILTER", "tickSize": "0.01", "minPrice": "0.01", "maxPrice": "1e6"},
-        {"filterType": "LOT_SIZE", "stepSize": "0.001", "minQty": "0.001", "maxQty": "1e6"},
-    ]
-    rows = [
-        {
-            "symbol": symbol,
-            "pair": symbol,
-            "contractType": "PERPETUAL",
-            "status": "TRADING",
-            "baseAsset": symbol.removesuffix("USDT"),
-            "quoteAsset": "USDT",
-            "marginAsset": "USDT",
-            "deliveryDate": 4133404800000,
-            "filters": filters,
-        }
-        for symbol in symbols()
-    ]
-    return {"timezone": "UTC", "serverTime": time.time_ns() // 1_000_000, "symbols": rows}
-
-
-def play(pipe: Connection, rate: int, core: int | None) -> None:
-    """Serve one exchange until told to stop; report how much was sent."""
-    pin(core)
-
-    async def socket(request: web.Request) -> web.WebSocketResponse:
-        peer = web.WebSocketResponse()
-        await peer.prepare(request)
-        message = await peer.receive_json()
-        await peer.send_json({"result": None, "id": message["id"]})
-        state["begin"] = time.monotonic()
-        task = asyncio.create_task(push(peer))
-        async for _ in peer:
-            pass
-        task.cancel()
-        return peer
-
-    state = {"sent": 0, "begin": 0.0, "stop": False}
-
-    async def push(peer: web.WebSocketResponse) -> None:
-        names, tick = symbols(), 0.0
-        while True:
-            await asyncio.sleep(0.002)
-            now = time.time_ns() // 1_000_000
-            if time.monotonic() > tick:
-                tick = time.monotonic() + 1
-                price = {"e": "markPriceUpdate", "E": now, "s": "BTCUSDT", "p": "1"}
-                await peer.send_str(json.dumps(price))
-            if state["stop"]:
-                continue
-            due = int((time.monotonic() - state["begin"]) * rate)
-            while state["sent"] < due:
-                number = state["sent"]
-                state["sent"] += 1
-                # Prices and sizes that do not repeat, so that each order is another.
-                order = {
-                    "s": names[number * 7919 % PAIRS],
-                    "S": "SELL" if number % 3 else "BUY",
-                    "o": "LIMIT",
-                    "f": "IOC",
-                    "q": "1",
-                    "p": "100",
-                    "ap": f"{100 + number % 9973 / 100:.2f}",
-                    "X": "FILLED",
-                    "l": "1",
-                    "z": f"{1 + number % 10007 / 1000:.3f}",
-                    "T": now,
-                }
-                frame = {"e": "forceOrder", "E": now, "o": order}
-                await peer.send_str(orjson.dumps(frame).decode())
-
-    async def rest(request: web.Request) -> web.Response:
-        return web.json_response(exchange_info())
-
-    async def main() -> None:
-        app = web.Application()
-        app.router.add_get("/market/ws", socket)
-        app.router.add_get("/{path:.*}", rest)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        pipe.send(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
-        while not pipe.poll():
-            await asyncio.sleep(0.05)
-        state["stop"] = True
-        pipe.recv()
-        await asyncio.sleep(1.0)
-        pipe.send(state["sent"])
-        while not pipe.poll():
-            await asyncio.sleep(0.05)
-        await runner.cleanup()
-
-    asyncio.run(main())
-
-
-def pin(core: int | None) -> None:
-    """Keep a process on one core, where the system can."""
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-
-
 class Measured(Collector):
-    """Note how long each order waited from its receipt to the end of its transaction."""
+    """Count the orders by how long (ms) they waited from their receipt to the end of their commit.
+
+    The last number is that of all that waited for longer.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.waits: list[np.ndarray] = []
-        self.keep = True
+        self.waits = np.zeros(100_001, np.int64)
 
     def _commit(self, works):  # type: ignore[no-untyped-def]
         super()._commit(works)
-        now = time.time_ns() / 1e6
-        received = [row[1] for _, work in works for row in work.orders]
-        if received and self.keep:
-            self.waits.append(now - np.array(received))
+        now = time.time_ns() // 1_000_000
+        received = np.array([row[1] for _, work in works for row in work.orders], np.int64)
+        waited = np.clip(now - received, 0, len(self.waits) - 1)
+        self.waits += np.bincount(waited, minlength=len(self.waits))
+
+
+def quantile(waits: np.ndarray, share: float) -> int:
+    """Return within how many ms this share of the orders was committed."""
+    total = np.cumsum(waits)
+    return int(np.searchsorted(total, share * total[-1]))
 
 
 def memory_mb() -> float:
@@ -183,10 +78,7 @@ def run(rate: int, seconds: float, *, one_core: bool, ask: bool) -> dict:
         pin(cores[0])
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(f"sqlite:///{folder}/live.sqlite", ("binance",))
-        base = f"http://127.0.0.1:{port}"
-        urls = {"fapiPublic": f"{base}/fapi/v1", "ws": {"linear": f"ws://127.0.0.1:{port}/ws"}}
-        collector = Measured(Plan(settings, None, {"binance": {"urls": {"api": urls}}}))
-        collector.keep = ask  # else the measuring itself would grow
+        collector = Measured(Plan(settings, None, {"binance": urls(port)}))
         thread = threading.Thread(target=lambda: asyncio.run(collector.run()))
         thread.start()
         while not (collector.feeds and collector.feeds[0].live):
@@ -206,7 +98,7 @@ def run(rate: int, seconds: float, *, one_core: bool, ask: bool) -> dict:
         with Store(settings.db_url).read() as reader:
             stored = sum(n for (_, period), n in reader.counts().items() if period == 0)
         here.send("end")
-    waits = np.concatenate([*collector.waits, np.empty(0)])
+    waits = collector.waits
     return {"sent": sent, "stored": stored, "waits": waits, "asked": asked, "levels": levels}
 
 
@@ -221,8 +113,7 @@ def refresh(provider: LiquidationProvider, settings: Settings) -> float:
     close = (time.time_ns() // 1_000_000 // MINUTE - 1) * MINUTE + _asked
     opens = np.arange(close - CANDLES * 5 * MINUTE, close, 5 * MINUTE)
     begin = time.perf_counter()
-    for symbol in symbols():
-        pair = f"{symbol.removesuffix('USDT')}/USDT:USDT"
+    for pair in pairs():
         provider.columns(pair, opens, "5m", settings, live=True)
     return (time.perf_counter() - begin) * 1000
 
@@ -237,10 +128,10 @@ def main() -> int:
     if asked.what == "latency":
         rate, minutes = asked.rate or 10_000, asked.minutes or 1
         found = run(rate, minutes * 60, one_core=True, ask=True)
-        rows = np.quantile(found["waits"], (0.5, 0.99))
+        rows = [quantile(found["waits"], share) for share in (0.5, 0.99)]
         columns = np.quantile(found["asked"][1:], (0.5, 0.99))
         print(f"{found['sent']:,} events at {rate:,}/s on one core, {found['stored']:,} stored")
-        print(f"frame to committed row   median {rows[0]:6.1f} ms   p99 {rows[1]:6.1f} ms")
+        print(f"frame to committed row   median {rows[0]:6} ms   p99 {rows[1]:6} ms")
         print(
             f"columns of {PAIRS} pairs      median {columns[0]:6.1f} ms   p99 {columns[1]:6.1f} ms"
         )

@@ -78,7 +78,7 @@ def told(db_url: str) -> dict[str, list[int]]:
         return {}
     with reading(db_url) as reader:
         numbers = {feed.id: feed.number for feed in reader.feeds()}
-        _, members = reader.told()
+        members = reader.told()
         now = {
             series.pair: sorted(
                 numbers[one.feed] for one in members.get(series.id, ()) if one.end == rows.FOREVER
@@ -397,7 +397,6 @@ def test_a_step_of_our_clock_closes_no_minute_to_come(
 # --- restarts -------------------------------------------------------------------------------------
 
 
-@ON_BOTH
 @pytest.mark.parametrize("lost", [False, True], ids=["listened", "was cut off"])
 def test_a_bot_that_starts_again_changes_no_candle_that_was_read(
     exchange, db_url, monkeypatch, lost  # noqa: F811

@@ -12,12 +12,16 @@ from conftest import events_of, execute, same_bits, spans, utc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from liquidations import compaction
 from liquidations.compaction import FULL, Moved, compact
+from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Events, make_events
 from liquidations.provider import LiquidationProvider
 from liquidations.recording import export
 from liquidations.settings import Settings
 from liquidations.store import Reader, Store
+from liquidations.tables import EVENT
+from liquidations.view import LiveView
 
 
 NAMES = "okx", "linear", "okx"
@@ -216,8 +220,6 @@ def test_two_at_once_move_each_event_once(store, db_url):
 
 
 def test_what_somebody_else_changed_meanwhile_is_left(store, monkeypatch):
-    from liquidations import compaction
-
     live(store, {BTC: EVENTS})
     read = compaction._read_events
 
@@ -307,12 +309,14 @@ def test_what_was_dropped_is_not_counted_again(store):
 def test_erasing_leaves_what_could_not_be_told_again(store):
     dropped(store)
     with store.write() as writer:
-        writer.insert("okx", BTC, "okx", Events.concat([]), spans((DAY_6, DAY_7)))
-        writer.remove("okx", BTC, "okx", spans=spans((DAY_5, DAY_7)))
+        more = events_of((DAY_7 + 5, "long", 3.0))
+        writer.insert("okx", BTC, "okx", more, spans((DAY_6, DAY_7 + DAY)))
+        writer.remove("okx", BTC, "okx", spans=spans((DAY_5, DAY_7 + DAY)))
     with store.read() as reader:
         (series, *_) = reader.series()
-        assert reader.bars(series, *FOREVER).long.tolist() == [200.0]
-        assert len(reader.events(series, *FOREVER)) == 0
+        # Nor what a feed has told: packed, it lies among what was imported.
+        assert reader.bars(series, *FOREVER).long.tolist() == [200.0, 0.0, 8.0]
+        assert len(reader.events(series, *FOREVER)) == 2
 
 
 def test_a_recording_claims_nothing_of_what_was_dropped(store, tmp_path):
@@ -341,3 +345,69 @@ def test_a_bot_that_looked_before_sees_the_same_afterwards(store, db_url):
         assert np.array_equal(after[name], values, equal_nan=True), name
         assert np.array_equal(before[name], values[:-1], equal_nan=True), name
     bot.close()
+
+
+def test_two_that_fill_the_same_segment_lose_nothing(store):
+    """One packs what came later while the other fills the segment that it would fill."""
+    live(store, {BTC: events_of((DAY_5, "long", 1.0))})
+    packed(store)
+    live(store, {BTC: events_of((DAY_5 + 5, "long", 2.0), (DAY_5 + 9, "long", 4.0))})
+    before = all_of(store)
+    with store.transaction(write=False) as connection:
+        parts, first, _ = compaction._read_events(connection, DAY_5 + 7, DAY_6, 100)
+    assert packed(store, DAY_5 + 7).events == 1
+    later = EVENT.c.known == 0, EVENT.c.timestamp.between(first, DAY_6 - 1)
+    with store.transaction(write=True) as connection:
+        assert compaction._write(connection, parts, EVENT, *later) == 0
+    same(before, all_of(store))
+    assert packed(store).events == 1
+    same(before, all_of(store))
+
+
+def told(store: Store, minute: int, usd: float) -> None:
+    with store.write() as writer:
+        feed = writer.feed(*NAMES)
+        writer.join(feed, [BTC, ETH], DAY_5)
+        own = {BTC: events_of((DAY_5 + minute * MINUTE + 5, "long", usd))}
+        feed, _ = writer.append(feed, own, 0)
+        feed = writer.cover(feed, DAY_5 + minute * MINUTE, DAY_5 + (minute + 1) * MINUTE)
+        writer.seal(feed, DAY_5 + (minute + 1) * MINUTE, 0)
+
+
+def test_a_bot_that_was_away_while_its_minutes_were_packed_reads_them(store, db_url):
+    bot, asked = LiquidationProvider(db_url), Settings(db_url, ("okx",))
+    told(store, 0, 1.0)
+    opens = DAY_5 + np.arange(4) * MINUTE
+    assert bot.columns(BTC, opens[:1], "1m", asked, live=True)[0]["liq_long"].tolist() == [1.0]
+    for minute in (1, 2, 3):
+        told(store, minute, 2.0**minute)
+    packed(store)
+    found, _ = bot.columns(BTC, opens, "1m", asked, live=True)
+    assert found["liq_long"].tolist() == [1.0, 2.0, 4.0, 8.0]
+    bot.close()
+
+
+def test_what_a_bot_could_not_read_is_unknown_when_another_pair_is_asked_for_first(store):
+    broken = False
+
+    def opened() -> Store:
+        if broken:
+            raise LiquidationsError("the store is away")
+        return store
+
+    view = LiveView(opened)
+    told(store, 0, 1.0)
+    view.until(DAY_5 + MINUTE, ("okx",), 0.5)
+    btc, eth = view.series()
+    assert (btc.pair, eth.pair) == (BTC, ETH)
+    assert view.source(btc, DAY_5, DAY_7).coverage.tolist() == [[DAY_5, DAY_5 + MINUTE]]
+    told(store, 1, 2.0)
+    broken = True
+    view.until(DAY_5 + 2 * MINUTE, ("okx",), 0.5)
+    broken = False
+    view.source(eth, DAY_5 - MINUTE, DAY_7)  # reads what is covered anew
+    source = view.source(btc, DAY_5, DAY_7)
+    assert source.bars.long.tolist() == [1.0]
+    assert source.coverage.tolist() == [[DAY_5, DAY_5 + MINUTE]]  # not 0 in the second minute
+    view.until(DAY_5 + 2 * MINUTE + 1, ("okx",), 0.5)
+    assert view.source(btc, DAY_5, DAY_7).bars.long.tolist() == [1.0, 2.0]

@@ -68,7 +68,7 @@ LOOK, RELOAD = 1.0, 600.0
 
 #: How often (s) old rows are packed, the share of time that this may take, and the seconds around a
 #: minute's end in which it rests, because bots wait then for what is written.
-PACK, PACK_SHARE, PACK_REST = 3600.0, 0.25, (-1.0, 4.0)
+PACK, PACK_SHARE, PACK_REST = 3600.0, 0.5, (-1.0, 4.0)
 
 #: How often (s) markets are loaded where a new contract does not tell of itself.
 REFRESH = 6 * 3600.0
@@ -363,12 +363,13 @@ class Collector:
 
         def read() -> None:
             with self.store.write() as writer:
-                for feed in feeds:
-                    row = self._row(writer, feed)
-                    feed.covered = writer.listened_until(row)
-                    others = [one for one in writer.feeds() if one.exchange == feed.exchange]
+                rows = [self._row(writer, feed) for feed in feeds]
+            with self.store.read() as reader:
+                for feed, row in zip(feeds, rows, strict=True):
+                    feed.covered = reader.listened_until(row)
+                    others = [one for one in reader.feeds() if one.exchange == feed.exchange]
                     feed.read = max(other.sealed for other in others)
-                    for minute, events in writer.minutes(row, self._clock.now() - MEMORY):
+                    for minute, events in reader.minutes(row, self._clock.now() - MEMORY):
                         feed.activity.add(minute, events)
 
         while True:
@@ -452,12 +453,7 @@ class Collector:
                 for feed in self.feeds:
                     feed.jumped(step)
             if await self._aside.do(self.store.replaced):
-                logger.warning(f"the store {self.store.shown} is gone or another; it is made anew")
-                make = partial(Store, self.plan.settings.db_url, create=True, patience=PATIENCE)
-                self.store = await self._aside.do(make)
-                for feed in self.feeds:
-                    feed.row = None
-                    feed.work.members.append((feed.pairs, feed.moment()))
+                await self._make_anew()
             for feed in self.feeds:
                 since, now = feed.silent_since(), feed.moment()
                 if since is None:
@@ -471,12 +467,29 @@ class Collector:
                 if why is not None:
                     feed.dead(why)
 
+    async def _make_anew(self) -> None:
+        """Make a store in the place of one whose file is gone; as long as that fails, try again."""
+        self._say(f"the store {self.store.shown} is gone or another; it is made anew")
+        try:
+            made = await self._aside.do(
+                partial(Store, self.plan.settings.db_url, create=True, patience=PATIENCE)
+            )
+        except LiquidationsError as error:
+            self._say(str(error))
+            return
+        self._said.clear()
+        old, self.store = self.store, made
+        old.close()
+        for feed in self.feeds:
+            feed.row = None
+            feed.work.members.append((feed.pairs, feed.moment()))
+
     async def _keep_packing(self, packer: _Thread) -> None:
         """Pack what is old, now and then, while the feeds go on."""
         settings = self.plan.settings
         while True:
             await asyncio.sleep(PACK / 60)  # a start has other things to do
-            done = Moved()
+            done, failed = Moved(), False
             now = self._clock.now()
             keep = settings.keep_events
             steps = compact(
@@ -488,11 +501,12 @@ class Collector:
                 while self.feeds and (moved := await self._step(packer, steps)) is not None:
                     done += moved
             except LiquidationsError as error:
+                failed = True
                 self._say(f"old liquidations are not packed now, it is tried again: {error}")
             if done != Moved():
                 dropped = f", dropped {done.dropped:,} old ones" if done.dropped else ""
                 logger.info(f"packed {done.events:,} liquidations{dropped}")
-            await asyncio.sleep(PACK - PACK / 60)
+            await asyncio.sleep(0 if failed else PACK - PACK / 60)
 
     async def _step(self, packer: _Thread, steps: Iterator[Moved]) -> Moved | None:
         """Do one step when nobody waits for the database; None at the end."""

@@ -97,8 +97,8 @@ class _Part:
     digest: int
     period: int
     rows: int
-    #: Starts of segments, and (start, rows, data).
-    old: list[int]
+    #: (start, rows) of segments, and (start, rows, data).
+    old: list[tuple[int, int]]
     new: list[tuple[int, int, bytes | memoryview]]
 
 
@@ -143,7 +143,7 @@ def _append(connection: Connection, part: _Part, day: int, events: Events) -> No
         .order_by(SEGMENT.c.start)
     )
     held = list(connection.execute(question))
-    old: list[int] = []
+    old: list[tuple[int, int]] = []
     while held:
         start, rows = held.pop()
         of_time = rows < FULL or start >= events.timestamp[0]
@@ -151,7 +151,7 @@ def _append(connection: Connection, part: _Part, day: int, events: Events) -> No
         if not of_time and (not rows or segment.timestamp[-1] < events.timestamp[0]):
             break
         events = once(Events.concat([segment, events]))
-        old.append(start)
+        old.append((start, rows))
     part.old.extend(old)
     part.new.append((int(events.timestamp[0]), len(events), pack_events(events)))
 
@@ -170,13 +170,13 @@ def _read_bars(connection: Connection, series: int, before: int) -> list[_Part]:
         _Part(series, digest, MINUTE, len(bars), [], [])
         for digest in _digests(connection, [series]).values()
     ]
-    held = sa.select(SEGMENT.c.start).filter_by(series_id=series, period=MINUTE)
-    starts = set(connection.scalars(held))
+    held = sa.select(SEGMENT.c.start, SEGMENT.c.rows).filter_by(series_id=series, period=MINUTE)
+    sizes = dict(map(tuple, connection.execute(held)))
     for part in parts:
         for start, some in by_segment(bars, MINUTE):
             merged: Bars = some
-            if start in starts:
-                part.old.append(start)
+            if start in sizes:
+                part.old.append((start, sizes[start]))
                 merged = add_bars([unpack_bars(_data(connection, series, MINUTE, start)), some])
             part.new.append((start, len(merged), pack_bars(merged)))
     return parts
@@ -202,9 +202,14 @@ def _write(
     if connection.execute(gone).rowcount != moved:  # another process has moved some
         connection.rollback()
         return 0
-    old = [{"of_id": p.series, "of_period": p.period, "at": at} for p in parts for at in p.old]
-    if old:
-        connection.execute(_REPLACED, old)
+    old = [
+        {"of_id": p.series, "of_period": p.period, "at": at, "size": size}
+        for p in parts
+        for at, size in p.old
+    ]
+    if old and connection.execute(_REPLACED, old).rowcount != len(old):  # or added to them
+        connection.rollback()
+        return 0
     new = [
         {"series_id": p.series, "period": p.period, "start": start, "rows": size, "data": data}
         for p in parts
@@ -218,6 +223,7 @@ _REPLACED = sa.delete(SEGMENT).where(
     SEGMENT.c.series_id == sa.bindparam("of_id"),
     SEGMENT.c.period == sa.bindparam("of_period"),
     SEGMENT.c.start == sa.bindparam("at"),
+    SEGMENT.c.rows == sa.bindparam("size"),
 )
 
 

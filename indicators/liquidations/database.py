@@ -114,6 +114,13 @@ def _check_file(url: sa.URL, shown: str, create: bool) -> None:
         )
 
 
+def limit_waiting(connection: Connection, seconds: float) -> None:
+    """Let a transaction fail that waits longer for what others of PostgreSQL have locked."""
+    if connection.dialect.name == "postgresql":
+        limit = f"{seconds * 1000:.0f}ms"
+        connection.execute(sa.select(sa.func.set_config("lock_timeout", limit, True)))
+
+
 def _open_postgresql(url: sa.URL, patience: float | None) -> Engine:
     import psycopg
 
@@ -143,6 +150,8 @@ def _open_postgresql(url: sa.URL, patience: float | None) -> Engine:
                 connection.execute("")
                 connection.rollback()
             except psycopg.Error as error:
+                if "used" not in record.info:  # it is new: the next one would do no better
+                    raise
                 raise sa.exc.DisconnectionError(str(error)) from error
 
     def checkin(connection: Any, record: Any) -> None:
@@ -169,12 +178,18 @@ class _Watch:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._due: dict[Any, float] = {}
         self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def arm(self, connection: Any) -> None:
         """Expect an answer on a connection from now on."""
+        if self._process != os.getpid():  # a fork has no part in its parent's connections
+            self._begin()
         with self._lock:
             self._due[connection] = time.monotonic() + self.patience
             if self._thread is None or not self._thread.is_alive():
@@ -228,7 +243,7 @@ def _sqlite_connect(connection: Any, _: Any) -> None:
     # The driver must not begin transactions by itself: it would do so too late to read and write
     # one state.
     connection.isolation_level = None
-    connection.execute("PRAGMA page_size = 16384")
+    connection.execute("PRAGMA page_size = 8192")
 
 
 def _sqlite_begin(connection: Connection) -> None:
@@ -346,6 +361,9 @@ _CURES = {
     "connection slots": "raise max_connections, or close what is not used",
     "conflict with recovery": "the replica could not wait for this reader; try again",
     "deadlock": "two writers met; try again",
+    "lock timeout": "another program is writing to the same contracts; try again",
+    "QueuePool": "too many threads use one store; give each bot a process of its own",
+    "invalid transaction": "PostgreSQL went away, or did not answer in time; try again",
     "does not exist": "make it first; docs/postgresql.md says how",
     "the connection is closed": "PostgreSQL went away, or did not answer in time; try again",
     "closed the connection": "PostgreSQL went away, or did not answer in time; try again",

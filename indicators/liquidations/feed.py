@@ -38,6 +38,9 @@ ACKNOWLEDGE = 15.0
 #: A peer without data is dead after three of its ticks, but within these bounds (s).
 SILENT = (5.0, 25.0)
 
+#: A process that did not look for so long (s) was stopped, or had no processor.
+STARVED = 3.0
+
 #: Connections in five minutes before a feed waits longer; Binance allows 300 to an IP.
 PATIENCE = 30
 
@@ -172,6 +175,7 @@ class LiveFeed:
         self._live, self._proven = False, True
         self._tick: tuple[int, float] | None = None
         self._heard = self._began = self._written = self._quiet = time.monotonic()
+        self._looked = self._heard
         self._ranks: tuple[Counter[Order], Counter[Order]] = Counter(), Counter()
         self._minute_events = 0
         #: Since when frames are judged, and how far the least delayed one was ahead of our clock.
@@ -492,7 +496,7 @@ class LiveFeed:
                 one.result()
             if not done:
                 raise Lost("reconnect", f"no connection within {ACKNOWLEDGE:.0f} s")
-            self._began = self._heard = time.monotonic()
+            self._began = self._heard = self._looked = time.monotonic()
             for request in requests[1:]:
                 await connection.send(request.message)
             while True:
@@ -525,6 +529,10 @@ class LiveFeed:
             why = f"{left} subscriptions were not acknowledged" if left else "its time did not come"
             raise Lost("error", why)
         limit = min(max(3 * self.adapter.TICK / 1000, SILENT[0]), SILENT[1])
+        if now - self._looked > STARVED:
+            # We did not run, so we can't know what came: it may still wait in the socket.
+            self._heard = now
+        self._looked = now
         if now - self._heard > limit:
             raise Lost("silence", f"nothing came for {now - self._heard:.0f} s")
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from liquidations.database import insert_new
-from liquidations.tables import BAR, EVENT, META, SCHEMA_VERSION, SERIES, metadata
+from liquidations.tables import BAR, EVENT, LATE_OF, META, SCHEMA_VERSION, SERIES, metadata
 
 
 def migrate(connection: Connection, version: int) -> None:
@@ -23,6 +23,7 @@ def migrate(connection: Connection, version: int) -> None:
     if 0 < version < 4:
         _add_kept(connection)
         _drop_foreign_keys(connection)
+        connection.execute(sa.schema.CreateIndex(LATE_OF, if_not_exists=True))
     set_version = sa.update(META).where(META.c.name == "schema").values(value=SCHEMA_VERSION)
     if not connection.execute(set_version).rowcount:
         connection.execute(sa.insert(META).values(name="schema", value=SCHEMA_VERSION))

@@ -28,6 +28,7 @@ from liquidations.candles import Late, Source, add_bars, to_bars
 from liquidations.database import (
     explain,
     file_of,
+    limit_waiting,
     lock_schema,
     no_store,
     open_engine,
@@ -334,6 +335,8 @@ class Store:
                 yield connection
                 if write:
                     connection.commit()
+        except (sa.exc.TimeoutError, sa.exc.PendingRollbackError) as error:
+            raise LiquidationsError(explain(error, self.shown)) from error
         except sa.exc.DBAPIError as error:
             raise LiquidationsError(explain(error.orig, self.shown)) from error
         except sqlite3.Error as error:
@@ -515,9 +518,13 @@ class Reader:
         """Return until when (ms) any collector listened to the channel of a feed."""
         return live_rows.listened_until(self._connection, feed)
 
+    def packed(self) -> int:
+        """Return before when (ms) what came live may lie in segments."""
+        return self._connection.scalar(_PACKED) or 0
+
     def minutes(self, feed: Feed, since: int) -> list[tuple[int, int]]:
         """List the minutes from ``since`` (ms) on in which a feed listened, and their events."""
-        packed = self._connection.scalar(_PACKED) or 0
+        packed = self.packed()
         told = live_rows.members(self._connection, feed) if packed > since else ()
         bars = [self._packed_bars(one, since, packed) for one in self.series() if one.id in told]
         return live_rows.minutes(self._connection, feed, since, add_bars(bars))
@@ -584,6 +591,10 @@ def _intervals(rows: Iterable[Sequence[int]]) -> Ints:
 
 class Writer(Reader):
     """Write within one transaction: all of it, or nothing."""
+
+    def hurry(self, seconds: float) -> None:
+        """Wait for what others have locked so long only; what SQLite locks, it has by now."""
+        limit_waiting(self._connection, seconds)
 
     def insert(
         self,
@@ -684,10 +695,13 @@ class Writer(Reader):
         if spans is not None:
             for row in self._connection.execute(known.with_for_update()).all():
                 series = Series(*row)
-                # What has no events any more could not be told again.
-                self._clear(series, without_intervals(merge_intervals(spans), _before(series.kept)))
+                # What has no events any more could not be told again, nor what a feed has told:
+                # packed, it lies among what was imported.
+                live = live_rows.coverage_of(self._connection, series.id)[:, :2]
+                held = merge_intervals(np.concatenate((live, _before(series.kept))))
+                self._clear(series, without_intervals(merge_intervals(spans), held))
             return
-        ids = known.with_only_columns(SERIES.c.id)
+        ids = self._connection.scalars(known.with_only_columns(SERIES.c.id).with_for_update()).all()
         for table in (SEGMENT, COVERAGE, REVISION, *live_rows.OF_SERIES):
             self._connection.execute(sa.delete(table).where(table.c.series_id.in_(ids)))
         self._connection.execute(sa.delete(SERIES).filter_by(**names))
@@ -767,9 +781,12 @@ class Writer(Reader):
 
     def join(self, feed: Feed, pairs: Iterable[str], time: int) -> None:
         """Let a feed tell these pairs from ``time`` (ms) on, and no others any longer."""
-        ids = {
-            self._series(feed.exchange, pair, feed.source, MINUTE, True).id for pair in set(pairs)
-        }
+        wanted, (known, _) = set(pairs), self._series_of(feed)
+        for pair in sorted(wanted - known.keys()):
+            known[pair] = self._series(feed.exchange, pair, feed.source, MINUTE, True)
+        # In the order in which :meth:`append` locks them.
+        ids = {known[pair].id for pair in wanted}
+        live_rows.lock_series(self._connection, ids)
         live_rows.join(self._connection, feed, ids, time)
 
     def append(self, feed: Feed, events: Mapping[str, Events], known: int) -> tuple[Feed, Inserted]:
@@ -779,7 +796,7 @@ class Writer(Reader):
         :return: the feed with its new digest, to be handed to :meth:`seal`, and what was new
         """
         known_series, packed = self._series_of(feed)
-        for pair in events.keys() - known_series.keys():
+        for pair in sorted(events.keys() - known_series.keys()):
             known_series[pair] = self._series(feed.exchange, pair, feed.source, MINUTE, True)
         if live_rows.lock_series(self._connection, [known_series[pair].id for pair in events]):
             known_series, packed = self._series_of(feed)  # as they are now that nobody changes them

@@ -134,6 +134,12 @@ EVENT = sa.Table(
 # Few events are late, and each reader asks for all of them.
 LATE = EVENT.c.known > sa.literal_column("0")
 sa.Index("liq_late", EVENT.c.known, sqlite_where=LATE, postgresql_where=LATE)
+LATE_OF = sa.Index(
+    "liq_late_of",
+    *(EVENT.c.series_id, EVENT.c.timestamp),
+    sqlite_where=LATE,
+    postgresql_where=LATE,
+)
 BAR = sa.Table(
     "liq_bar",
     metadata,

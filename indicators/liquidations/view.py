@@ -17,7 +17,7 @@ import numpy as np
 
 from liquidations.candles import Late, Source
 from liquidations.errors import LiquidationsError
-from liquidations.event import DAY, Bars, Events, Ints
+from liquidations.event import DAY, MINUTE, Bars, Events, Ints
 from liquidations.rows import GONE, Feed, Told, clip, split, with_own
 from liquidations.store import Reader, Series, Store, joined
 
@@ -29,6 +29,12 @@ _NEVER = 2**62
 
 #: A feed that has not written for so long (ms) will not do so of a candle that closes now.
 ENDED = 3_600_000
+
+#: What a feed that writes may be behind with its seals (ms), and still change.
+SLACK = 10 * MINUTE
+
+#: How long (s) a bot waits for others to let it seal a minute; of SQLite it is the driver's rule.
+HURRY = 5.0
 
 #: How often (s) the store is asked whether a minute is sealed.
 POLL = 0.01
@@ -179,6 +185,7 @@ class LiveView:
         """
         try:
             with self._store().write() as writer:
+                writer.hurry(HURRY)
                 for feed in feeds:
                     row = writer.feed(feed.exchange, feed.channel, feed.source, feed.number)
                     writer.seal(row, close, row.updated)
@@ -202,12 +209,17 @@ class LiveView:
                 self._bases.setdefault(one.base, []).append(one)
         # Who holds nothing has nothing to renew.
         since = self._final
+        if reader.packed() > since:  # what was not read for so long may lie in segments now
+            self._held.clear()
         self._from = min((held.start for held in self._held.values()), default=_NEVER)
         self._coverage = reader.listened(self._from) if self._held else {}
         self.unsealed = {}
         self._renew(*(reader.since(since) if self._held else ({}, set())), since)
         self._close = max(close, self._close)
-        open_ = (feed.sealed for feed in feeds if close - feed.updated < ENDED)
+        # A feed that lives and seals nothing has nothing to tell; one that lags has.
+        open_ = (
+            max(feed.sealed, feed.updated - SLACK) for feed in feeds if close - feed.updated < ENDED
+        )
         self._final = min(self._close, *open_, self._close)
         self.version += 1
 
@@ -258,7 +270,11 @@ class LiveView:
         return self._split[told]
 
     def _live_coverage(self, told: Iterable[Told]) -> Ints:
-        parts = [clip(self._coverage.get(one.feed, _NOTHING), one.start, one.end) for one in told]
+        # What was covered after the last candle may have been read later than the rows.
+        parts = [
+            clip(self._coverage.get(one.feed, _NOTHING), one.start, min(one.end, self._close))
+            for one in told
+        ]
         return np.concatenate([_NOTHING, *parts])
 
 
