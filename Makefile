@@ -6,6 +6,7 @@
 # make faults      kill -9, broken networks, full disks, wrong clocks; takes an hour
 # make audit       known vulnerabilities of what is installed
 # make bench       what columns, readings, imports and the live loop cost
+# make bench-load  20 bots under 10,000 liquidations a second, a store of 100,000,000; 45 minutes
 
 PYTHON ?= python3
 RECORDED ?= ../shared
@@ -19,7 +20,7 @@ DRY := user_data/dry-run
 RECORDED_DB := sqlite:///user_data/recorded/liquidations.sqlite
 RECORDED_RANGE := 20240620-20240819
 
-.PHONY: audit demo dry-run test recorded parity faults bench clean
+.PHONY: audit demo dry-run test recorded parity faults bench bench-load clean
 
 demo: $(BIN)/.plot
 	$(BIN)/liquidations simulate
@@ -76,6 +77,10 @@ audit: $(BIN)/.test
 
 bench: $(BIN)/.test
 	@status=0; for part in columns.py readings.py imports.py "live.py --minutes 0.25"; do \
+		$(BIN)/python benchmarks/$$part || status=1; done; exit $$status
+
+bench-load: $(BIN)/.test
+	@status=0; for part in load.py "load.py --db postgresql" growth.py "growth.py --db postgresql"; do \
 		$(BIN)/python benchmarks/$$part || status=1; done; exit $$status
 
 clean:
