@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import events_of, execute, same_bits, spans, utc
+from conftest import bars_of, events_of, execute, same_bits, spans, utc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liquidations import compaction
+from liquidations.cli import run
 from liquidations.compaction import FULL, Moved, compact
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Events, make_events
+from liquidations.integrity import Seen, find_problems
 from liquidations.provider import LiquidationProvider
 from liquidations.recording import export
 from liquidations.settings import Settings
@@ -319,8 +321,10 @@ def test_erasing_leaves_what_could_not_be_told_again(store):
         assert len(reader.events(series, *FOREVER)) == 2
 
 
-def test_a_recording_claims_nothing_of_what_was_dropped(store, tmp_path):
+def test_a_recording_claims_nothing_of_what_was_dropped(store, tmp_path, capsys):
     dropped(store)
+    assert run(["export-data", str(tmp_path / "told"), "--db-url", store.db_url]) == 0
+    assert "BTC/USDT:USDT of okx, before 2024-08-06 00:00: left out" in capsys.readouterr().err
     one, other = export(store, tmp_path / "out")
     assert other.coverage.tolist() == [[DAY_5, DAY_7]]  # of the other pair nothing was dropped
     assert one.coverage.tolist() == [[DAY_6, DAY_7]]
@@ -411,3 +415,20 @@ def test_what_a_bot_could_not_read_is_unknown_when_another_pair_is_asked_for_fir
     assert source.coverage.tolist() == [[DAY_5, DAY_5 + MINUTE]]  # not 0 in the second minute
     view.until(DAY_5 + 2 * MINUTE + 1, ("okx",), 0.5)
     assert view.source(btc, DAY_5, DAY_7).bars.long.tolist() == [1.0, 2.0]
+
+
+def test_bars_that_were_imported_before_a_feed_told_events_stay_bars_without_events(
+    store, tmp_path
+):
+    vendor = bars_of((DAY_5, 5.0, 1.0), (DAY_5 + MINUTE, 0.0, 2.0), counts=True)
+    with store.write() as writer:
+        writer.insert("okx", BTC, "okx", vendor, spans((DAY_5, DAY_5 + 2 * MINUTE)))
+    told(store, 5, 8.0)
+    with store.read() as reader:
+        btc = reader.series()[0]
+        assert btc.kept == DAY_5 + 2 * MINUTE
+        assert reader.bars(btc, *FOREVER).long.tolist() == [5.0, 0.0, 8.0]
+    assert list(find_problems(store, Seen())) == []
+    # A recording of its events claims nothing of the time of which there are only bars.
+    coverage = [one.coverage.tolist() for one in export(store, tmp_path / "out") if one.rows]
+    assert coverage == [[[DAY_5 + 5 * MINUTE, DAY_5 + 6 * MINUTE]]]

@@ -141,12 +141,15 @@ def test_what_went_wrong_is_said_in_a_line_without_the_password(postgresql_url):
         through(postgresql_url, database="nowhere", password="hidden"): "make it first",
         through(postgresql_url, host="nohost.invalid", password="hidden"): "check the host's name",
         postgresql_url: "there is no liquidation store at",
+        postgresql_url.replace("@", ":hid@den@"): "write one that belongs to the password as %40",
+        postgresql_url.replace("@", ":hid@den/@"): "write one that belongs to the password as %40",
     }
     for db_url, told in wrong.items():
         with pytest.raises(LiquidationsError, match=told) as caught:
             Store(db_url)
         assert "\n" not in str(caught.value)
         assert "hidden" not in str(caught.value)
+        assert "den" not in str(caught.value).replace("hidden", "")
         assert "***" in str(caught.value) or db_url == postgresql_url
 
 

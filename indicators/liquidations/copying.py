@@ -123,6 +123,8 @@ def _begin(given: Connection, giver: Store, taker: Store) -> None:
                 "copied from; copying would delete that. Name an empty database, or a file that "
                 "does not exist"
             )
+        # Who may not do this, as only the owner may, is told before anything is changed.
+        _continue_all_numbers(taken)
         taken.execute(sa.delete(META).where(META.c.name.in_((COPYING, COPIED, "store"))))
         taken.execute(
             sa.insert(META), [{"name": COPYING, "value": 1}, {"name": "store", "value": number}]
@@ -262,10 +264,14 @@ def _finish(given: Connection, taken: Connection) -> None:
     taken.execute(sa.delete(META).where(~own | (META.c.name == COPYING)))
     told = [{"name": name, "value": at} for name, at in _meta(given).items() if name not in _OWN]
     taken.execute(sa.insert(META), told)
+    _continue_all_numbers(taken)
+    taken.execute(sa.insert(META).values(name=COPIED, value=_state(taken)))
+
+
+def _continue_all_numbers(taken: Connection) -> None:
     if taken.dialect.name == "postgresql":
         for table in metadata.sorted_tables:
             _continue_numbers(taken, table)
-    taken.execute(sa.insert(META).values(name=COPIED, value=_state(taken)))
 
 
 def _continue_numbers(taken: Connection, table: sa.Table) -> None:

@@ -60,6 +60,11 @@ def open_engine(url: sa.URL, shown: str, create: bool, patience: float | None = 
         raise LiquidationsError(
             f"db_url must begin with sqlite:/// or postgresql+psycopg://, got {shown}"
         )
+    elif any("@" in (part or "") for part in (url.host, url.database)):
+        raise LiquidationsError(
+            f"{shown} has more than one @; write one that belongs to the password as %40, and a / "
+            "as %2F"
+        )
     elif importlib.util.find_spec("psycopg") is None:
         raise LiquidationsError(
             "PostgreSQL needs a driver. Run: pip install 'freqtrade-liquidations[postgresql]'"
@@ -354,6 +359,7 @@ _CURES = {
     "authentication failed": "check user and password",
     "no password supplied": "give the password in the URL, or in the environment variable "
     "PGPASSWORD",
+    "permission denied for sequence": "copy as the owner of the tables",
     "permission denied": "the user may not do that; docs/postgresql.md has the roles",
     "read-only transaction": "this is a replica, or a user that may only read",
     "certificate": "check sslmode and sslrootcert in the URL",

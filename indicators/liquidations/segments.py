@@ -61,15 +61,18 @@ _LZ4 = pa.Codec("lz4_raw")
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
+# What pyarrow, numpy and struct raise on damage.
+_DAMAGE = (OSError, ValueError, IndexError, TypeError, StopIteration, MemoryError, struct.error)
+
+
 @contextmanager
 def _damage_explained() -> Iterator[None]:
     try:
         yield
-    # What pyarrow, numpy and struct raise on damage.
-    except (OSError, ValueError, IndexError, StopIteration, MemoryError, struct.error) as error:
+    except _DAMAGE as error:
         raise LiquidationsError(
-            f"a part of the store is damaged ({error!r}); restore a copy of it, or delete it and "
-            "import again"
+            f"a part of the store is damaged ({error!r}); "
+            "liquidations db check says where. Restore a copy, or delete it and import again"
         ) from error
 
 
@@ -299,6 +302,7 @@ def pack_events(events: Events) -> bytes:
 def unpack_events(data: bytes | memoryview) -> Events:
     """Return the events that were packed, in the same order."""
     with _damage_explained():
+        data = memoryview(data)  # a text would be taken for the name of a file
         return _unpack_events(data) if data[:4] == _EVENTS else _unpack_older_events(data)
 
 

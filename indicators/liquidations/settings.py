@@ -32,8 +32,8 @@ KEYS = {
     "or false (nothing; a separate collector does); default true",
     "settle": "seconds, 0.5 to 30, to wait for the exchanges after a candle's close; default 1.5",
     "compact_after": "hours, 1 or more, after which a collector packs what came live; default 24",
-    "keep_events": "days, 1 or more, after which a collector drops single liquidations, not their "
-    "one-minute sums; default null: never",
+    "keep_events": "days, 1 or more, after which a collector drops single liquidations, imported "
+    "ones too, not their one-minute sums; default null: never",
     "as_of": "true reads what was known when each candle closed, false what is known now; "
     "default true",
     "prefer": "sources that outrank others where several tell a candle, the first one most; "

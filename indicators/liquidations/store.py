@@ -120,7 +120,15 @@ _STATE = sa.select(
     sa.select(sa.func.count()).select_from(MEMBER).scalar_subquery(),
     sa.select(sa.func.count()).where(MEMBER.c.end == live_rows.FOREVER).scalar_subquery(),
 )
-_LIVE_SERIES_OF = sa.select(SERIES, _PACKED.scalar_subquery().label("packed")).where(
+_LIVE_SERIES_OF = sa.select(
+    SERIES,
+    # Whether a feed tells it, or has told it.
+    sa.select(sa.func.min(MEMBER.c.feed_id))
+    .where(MEMBER.c.series_id == SERIES.c.id)
+    .scalar_subquery()
+    .label("live"),
+    _PACKED.scalar_subquery().label("packed"),
+).where(
     SERIES.c.exchange == sa.bindparam("of_exchange"),
     SERIES.c.source == sa.bindparam("of_source"),
     SERIES.c.period == MINUTE,
@@ -226,6 +234,8 @@ class Store:
             ) from None  # it may quote what stands in the URL
         #: The URL without its password, for messages.
         self.shown = mask(url.render_as_string(hide_password=True))
+        if url.get_backend_name() == "postgresql" and "@" in f"{url.host}{url.database}":
+            self.shown = mask(db_url)  # a part of the password was taken for the host
         self._engine = open_engine(url, self.shown, create, patience)
         self._reading = reading(self._engine)
         try:
@@ -787,7 +797,19 @@ class Writer(Reader):
         # In the order in which :meth:`append` locks them.
         ids = {known[pair].id for pair in wanted}
         live_rows.lock_series(self._connection, ids)
+        for pair in sorted(wanted):
+            if known[pair].live is None and not known[pair].kept:
+                self._keep_bars(known[pair])
         live_rows.join(self._connection, feed, ids, time)
+
+    def _keep_bars(self, series: Series) -> None:
+        """Note of a series that will have events until when it has only their bars."""
+        kinds = sa.select(SEGMENT.c.period).where(SEGMENT.c.series_id == series.id).distinct()
+        if set(self._connection.scalars(kinds)) == {MINUTE}:
+            ends = [*self._packed_bars(series, 0, 2**62).timestamp[-1:] + MINUTE]
+            ends += [*self.coverage(series)[-1:, 1]]
+            kept = sa.update(SERIES).where(SERIES.c.id == series.id)
+            self._connection.execute(kept.values(kept=int(max(ends))))
 
     def append(self, feed: Feed, events: Mapping[str, Events], known: int) -> tuple[Feed, Inserted]:
         """Add live events by pair; those of the sealed past are late, and ``known`` from then on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
-from liquidations.errors import printable
+from liquidations.errors import LiquidationsError, printable
 from liquidations.exchanges import EXCHANGES
 from liquidations.settings import SECTION, Settings, read_settings
 
@@ -26,7 +26,15 @@ def load_config(args: dict[str, Any]) -> dict[str, Any]:
 
     ours = ("db_url", "exchange", "timeframe")
     passed = {name: value for name, value in args.items() if name not in ours}
-    config = setup_utils_configuration(passed, RunMode.UTIL_NO_EXCHANGE)
+    try:
+        config = setup_utils_configuration(passed, RunMode.UTIL_NO_EXCHANGE)
+    except KeyError as error:
+        # Freqtrade takes it for granted once there is a configuration file.
+        if error.args != ("exchange",):
+            raise
+        raise LiquidationsError(
+            'the configuration has no "exchange"; add "exchange": {"name": "binance"}'
+        ) from error
     if args.get("db_url"):
         _override(config, "db_url", args["db_url"])
     return config

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from liquidations.commands.common import console, load_config, say, store_settings, store_url
+from liquidations.errors import LiquidationsError, printable
 from liquidations.event import DAY, MINUTE
 from liquidations.settings import SECTION
 
@@ -117,7 +118,7 @@ def _check(args: dict[str, Any], config: dict[str, Any]) -> int:
 
         for problem in find_problems(store, seen, tell):
             number += 1
-            console().print(str(problem), soft_wrap=True, markup=False)
+            console().print(printable(str(problem)), soft_wrap=True, markup=False)
     for note in seen.notes:
         say(note)
     say(
@@ -141,6 +142,10 @@ def _compact(args: dict[str, Any], config: dict[str, Any]) -> int:
     now = time.time_ns() // 1_000_000
     keep = settings.keep_events
     total = Moved()
+    if args["vacuum"] and not settings.db_url.startswith("sqlite"):
+        raise LiquidationsError(
+            "--vacuum is for SQLite files; PostgreSQL's autovacuum does that by itself"
+        )
     with Store(settings.db_url) as store:
         size = store.size()
         steps = compact(

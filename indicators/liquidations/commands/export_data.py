@@ -74,7 +74,14 @@ def run(args: dict[str, Any]) -> int:
             name=args.get("name"),
             track=lambda months: tracked(months, len(months), "Writing"),
         )
+        with store.read() as reader:
+            dropped = [one for one in reader.series() if chosen(one) and span[0] < one.kept]
     _print(done)
+    for one in dropped:
+        say(
+            f"{one.pair} of {one.exchange}, before {format_time(one.kept)}: left out, as its "
+            "single events were dropped (keep_events); liquidations db copy copies all there is"
+        )
     if any(one.series.source == SIMULATED for one in done):
         say("SIMULATED: these liquidations are invented")
     size = sum(one.file.stat().st_size for one in done)

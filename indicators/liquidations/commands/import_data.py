@@ -178,7 +178,7 @@ def _explain(done: list[Imported]) -> None:
     if any(one.rows.expired for one in done):
         say(
             "Expired: events of a time whose single events were dropped (keep_events). They were "
-            "left out, because the one-minute sums that were kept count them already"
+            "left out, because the one-minute sums that were kept may count them already"
         )
 
 
