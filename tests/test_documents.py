@@ -38,6 +38,9 @@ DOCUMENTS = [
 ]
 README = DOCUMENTS[0].read_text()
 
+#: Their commands need a server, or take long: tests/test_postgresql.py and tests/test_faults.py.
+OTHERS = [REPOSITORY / name for name in ("docs/postgresql.md", "docs/faults.md", "SECURITY.md")]
+
 # What can't be run inside the tests, and what runs it instead.
 ELSEWHERE = {
     "make test": "this is it",
@@ -153,8 +156,10 @@ def test_make_commands(recorded, tmp_path):
 
 def test_every_other_command_of_the_documents_runs(folder):
     made = [line for line in commands() if line.startswith("make ")]
-    # Those of real time, dry-run and parity, are run by tests/test_parity.py.
+    # Those of real time, dry-run and parity, are run by tests/test_parity.py; tests/test_faults.py
+    # and tests/test_benchmarks.py run short forms of faults and bench-load, .ci/run runs audit.
     targets = {"demo", "dry-run", "test", "recorded", "bench", "parity"}
+    targets |= {"faults", "bench-load", "audit"}
     assert {line.split()[1] for line in made} == targets
     with running(folder / "user_data/data/binance") as port:
         for command in commands():
@@ -208,7 +213,7 @@ def test_the_tables_of_sources_are_those_of_the_modules():
 
 
 def test_links_and_pictures_of_the_documents_exist():
-    for document in DOCUMENTS:
+    for document in [*DOCUMENTS, *OTHERS]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -303,7 +303,7 @@ class Collector:
             except (ccxt.BaseError, LiquidationsError) as error:
                 self._say(f"{trouble}, trying again: {_brief(error)}")
                 await asyncio.sleep(pause)
-                pause = min(60.0, 2 * pause)
+                pause = min(20.0, 2 * pause)
 
     async def _names(self, name: str, client: Any, read: Adapter) -> Sequence[str] | None:
         """Return what is subscribed to by name: None = symbols, nothing = the whole market."""
@@ -481,7 +481,7 @@ class Collector:
         old, self.store = self.store, made
         old.close()
         for feed in self.feeds:
-            feed.row = None
+            feed.row, feed.anew = None, feed.moment()
             feed.work.members.append((feed.pairs, feed.moment()))
 
     async def _keep_packing(self, packer: _Thread) -> None:
@@ -585,7 +585,8 @@ class Collector:
                     late += sum(int((own.timestamp < row.sealed).sum()) for own in events.values())
                     row, new = writer.append(row, events, known)
                     done, repeated = done + new.new, repeated + new.known
-                for start, end in (*work.spans, *(span for _, span in work.filled)):
+                spans = [(max(start, feed.anew), end) for start, end in work.spans]
+                for start, end in (*spans, *(span for _, span in work.filled)):
                     row = writer.cover(row, start, min(end, row.sealed), known)
                     row = writer.cover(row, max(start, row.sealed), end)
                 for start, end in work.revoked:

@@ -215,7 +215,8 @@ def _write(
         for p in parts
         for start, size, data in p.new
     ]
-    connection.execute(sa.insert(SEGMENT), new)
+    if new:
+        connection.execute(sa.insert(SEGMENT), new)
     return moved
 
 

@@ -156,6 +156,8 @@ class LiveFeed:
         self.counts: Counter[str] = Counter()
         self.last_order: Order | None = None
         self.state = "starting"
+        #: Since when its store is the one that it writes now; what an earlier one had is not there.
+        self.anew = 0
         #: Until when coverage was handed over; None before the first.
         self.covered: int | None = None
         #: Symbols whose contract is not known, with their orders.

@@ -348,6 +348,8 @@ class Store:
         except (sa.exc.TimeoutError, sa.exc.PendingRollbackError) as error:
             raise LiquidationsError(explain(error, self.shown)) from error
         except sa.exc.DBAPIError as error:
+            if "readonly" in str(error.orig):  # a connection stays so, whatever its file becomes
+                self.close()
             raise LiquidationsError(explain(error.orig, self.shown)) from error
         except sqlite3.Error as error:
             raise LiquidationsError(explain(error, self.shown)) from error

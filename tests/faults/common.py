@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -712,8 +712,10 @@ class History:
             feed = writer.feed("binance", "linear", "binance")
             if not self.written:
                 writer.join(feed, [BOT_PAIR], self.begin)
-            feed, _ = writer.append(feed, {BOT_PAIR: events}, feed.sealed + MINUTE)
-            start, sealed = self.begin + self.written * MINUTE, feed.sealed
+            # As a collector does: what bots may have read of is sealed, whoever was in time.
+            sealed = max(feed.sealed, end - MINUTE) if self.written else feed.sealed
+            feed, start = replace(feed, sealed=sealed), self.begin + self.written * MINUTE
+            feed, _ = writer.append(feed, {BOT_PAIR: events}, sealed + MINUTE)
             feed = writer.cover(feed, start, min(end, sealed), sealed + MINUTE)
             feed = writer.cover(feed, max(start, sealed), end)
             writer.seal(feed, end, time.time_ns() // 1_000_000)

@@ -134,7 +134,8 @@ def _claim(collector: Collector) -> None:
         for name in settings.exchanges:
             for channel, inverse in adapter(name).CHANNELS.items():
                 if settings.inverse or not inverse:
-                    writer.feed(name, channel, SIMULATED if settings.simulated else name)
+                    feed = writer.feed(name, channel, SIMULATED if settings.simulated else name)
+                    writer.seal(feed, feed.sealed, feed.updated)  # a feed that is there is no proof
 
 
 async def _collect(collector: Collector, terminal: Any) -> None:
