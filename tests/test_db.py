@@ -590,13 +590,11 @@ def test_a_damaged_file(sqlite_url, tmp_path, capsys):
     file = tmp_path / "liquidations.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (page,) = connection.execute(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'liq_event'"
-        ).fetchone()
-    size = 16_384
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
     data = bytearray(file.read_bytes())
-    # Not its first page, but one of those that hold events.
-    data[(page + 2) * size : (page + 3) * size] = bytes(size)
+    # In the middle there is nothing but events.
+    middle = len(data) // size // 2 * size
+    data[middle + size // 2 : middle + size] = bytes(size // 2)
     file.write_bytes(data)
     assert run(["db", "check", "--db-url", sqlite_url]) == 1
     printed = capsys.readouterr()
