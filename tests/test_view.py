@@ -18,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liquidations.candles import Candles, Source, source_candles
+from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events, make_events
+from liquidations.provider import LiquidationProvider
 from liquidations.rows import GONE, Feed
+from liquidations.settings import Settings
 from liquidations.store import Store, Writer
 from liquidations.view import LiveView
 
@@ -239,6 +242,7 @@ def test_threads_that_ask_at_once_read_once(store):
 
 PAIR = "BTC/USDT:USDT"
 CLOSE = START + 10 * MINUTE
+HOUR = 60 * MINUTE
 
 
 class Clock:
@@ -379,3 +383,51 @@ def test_a_bot_that_can_t_close_a_minute_reads_what_there_is(store, clock, caplo
         assert 0.2 < wait(view, CLOSE, 0.3, "okx") < 1.5
         assert long_of(view, store) == 3.0
     assert caplog.text.count("a candle that is not complete can't be closed") == 1
+
+
+def test_a_candle_that_nobody_could_close_stays_so_when_another_exchange_is_read(
+    store, monkeypatch
+):
+    """Only a role that may read can't seal; here the sealing fails as theirs does."""
+    pair = "BTC/USDT:USDT"
+    with store.write() as writer:
+        for exchange in ("binance", "okx"):
+            feed = writer.feed(exchange, "swap", exchange)
+            writer.join(feed, [pair], CLOSE - HOUR)
+            rows = events_of((CLOSE - 90_000, "long", 3.0))
+            feed, _ = writer.append(feed, {pair: rows}, 0)
+            feed = writer.cover(feed, CLOSE - HOUR, CLOSE)
+            sealed = CLOSE if exchange == "okx" else CLOSE - MINUTE
+            writer.seal(feed, sealed, time.time_ns() // 1_000_000)
+    monkeypatch.setattr(LiveView, "_seal", lambda self, feeds, close: False)
+    provider, opens = LiquidationProvider(store.db_url), np.array([CLOSE - HOUR])
+
+    def long(exchange: str) -> float:
+        asked = Settings(store.db_url, (exchange,))
+        return provider.columns(pair, opens, "1h", asked, live=True)[0]["liq_long"][0]
+
+    assert np.isnan(long("binance"))
+    assert long("okx") == 3.0
+    assert np.isnan(long("binance"))  # not 3, of which a backtest may know more
+    provider.close()
+
+
+def test_eighty_pairs_wait_once_for_a_store_that_never_answered(monkeypatch):
+    asked = []
+
+    def opened() -> Store:
+        asked.append(time.monotonic())
+        time.sleep(0.2)
+        raise LiquidationsError("it does not answer")
+
+    monkeypatch.setattr("liquidations.view.SLOW", 0.1)
+    view = LiveView(opened)
+    for close, calls in ((CLOSE, 1), (CLOSE, 1), (CLOSE + MINUTE, 2)):
+        with pytest.raises(LiquidationsError, match="it does not answer"):
+            view.until(close, ("okx",), 0.5)
+        assert len(asked) == calls
+    monkeypatch.setattr("liquidations.view.SLOW", 60.0)  # what fails at once is asked again
+    for calls in (3, 4):
+        with pytest.raises(LiquidationsError, match="it does not answer"):
+            view.until(CLOSE + 2 * MINUTE, ("okx",), 0.5)
+        assert len(asked) == calls

@@ -60,11 +60,6 @@ def open_engine(url: sa.URL, shown: str, create: bool, patience: float | None = 
         raise LiquidationsError(
             f"db_url must begin with sqlite:/// or postgresql+psycopg://, got {shown}"
         )
-    elif any("@" in (part or "") for part in (url.host, url.database)):
-        raise LiquidationsError(
-            f"{shown} has more than one @; write one that belongs to the password as %40, and a / "
-            "as %2F"
-        )
     elif importlib.util.find_spec("psycopg") is None:
         raise LiquidationsError(
             "PostgreSQL needs a driver. Run: pip install 'freqtrade-liquidations[postgresql]'"

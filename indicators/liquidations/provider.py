@@ -365,7 +365,8 @@ def _contract(
     """Return a contract's candles, and from when it counts: since it was first observed."""
     sources = _sources(reads, series, opens, closes, settings)
     best, _ = _best(sources, opens, closes, settings, squares=squares)
-    final = min((reads.unsealed.get(one.exchange, closes[-1]) for one in series), default=0)
+    exchanges = {one.exchange for one in series}
+    final = min((reads.unsealed.get(one, closes[-1]) for one in exchanges), default=closes[-1])
     if final < closes[-1]:
         # A backtest will know what a bot would have to guess.
         best = best.without(closes > final)

@@ -235,7 +235,11 @@ class Store:
         #: The URL without its password, for messages.
         self.shown = mask(url.render_as_string(hide_password=True))
         if url.get_backend_name() == "postgresql" and "@" in f"{url.host}{url.database}":
-            self.shown = mask(db_url)  # a part of the password was taken for the host
+            # A part of the password would be taken for the host, and shown.
+            raise LiquidationsError(
+                f"{mask(db_url)} has more than one @; write one that belongs to the password as "
+                "%40, and a / as %2F"
+            )
         self._engine = open_engine(url, self.shown, create, patience)
         self._reading = reading(self._engine)
         try:

@@ -36,6 +36,9 @@ SLACK = 10 * MINUTE
 #: How long (s) a bot waits for others to let it seal a minute; of SQLite it is the driver's rule.
 HURRY = 5.0
 
+#: A reading that failed after so long (s) is not tried again for the same candle.
+SLOW = 1.0
+
 #: How often (s) the store is asked whether a minute is sealed.
 POLL = 0.01
 
@@ -90,6 +93,8 @@ class LiveView:
         #: Until when each exchange was waited for.
         self._waited: dict[str, int] = {}
         self._said: set[str] = set()
+        #: The first reading that took long to fail, and of which candle.
+        self._failed: tuple[int, LiquidationsError] | None = None
         self._state: tuple[int, ...] = ()
         self._series: list[Series] = []
         self._bases: dict[str, list[Series]] = {}
@@ -134,10 +139,16 @@ class LiveView:
         with self._lock:
             if all(self._waited.get(exchange, 0) >= close for exchange in exchanges):
                 return
+            if self._failed is not None and self._failed[0] == close:
+                raise self._failed[1]
+            begin = time.monotonic()
             try:
                 self._wait(close, exchanges, settle)
             except LiquidationsError as error:
                 if not self.version:
+                    # Eighty pairs must not wait one after the other for what does not answer.
+                    if time.monotonic() - begin > SLOW:
+                        self._failed = close, error
                     raise
                 self._say("read", f"liquidations can't be read, new candles are NaN: {error}")
             else:
@@ -213,7 +224,8 @@ class LiveView:
             self._held.clear()
         self._from = min((held.start for held in self._held.values()), default=_NEVER)
         self._coverage = reader.listened(self._from) if self._held else {}
-        self.unsealed = {}
+        if close > self._close:
+            self.unsealed = {}
         self._renew(*(reader.since(since) if self._held else ({}, set())), since)
         self._close = max(close, self._close)
         # A feed that lives and seals nothing has nothing to tell; one that lags has.

@@ -7,6 +7,7 @@ else happens: that is *acknowledged*. The judge compares what was sent, noted an
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import ctypes
 import json
@@ -594,6 +595,42 @@ def run_parts(
             print(done.stdout.rstrip(), flush=True)
             if done.returncode:
                 report.failures.append(part)
+
+
+def program(
+    title: str,
+    file: str,
+    doc: str | None,
+    parts: Sequence[str],
+    short: Sequence[str],
+    run: Callable[[Report, str, float], None],
+    inside: Callable[[str], list[str]],
+    lacking: Callable[[], str | None],
+) -> int:
+    """Run the parts that were asked for, and return the exit code.
+
+    :param inside: returns what puts a part into a namespace of its own; nothing if it needs none
+    :param lacking: tells why there can be none
+    """
+    parser = argparse.ArgumentParser(description=str(doc).partition("\n")[0])
+    parser.add_argument("part", nargs="?", choices=parts, help="Default: all.")
+    parser.add_argument("--short", action="store_true", help="Some of them, and shorter faults.")
+    parser.add_argument("--seconds", type=float, help="How long a fault lasts.")
+    given = parser.parse_args()
+    seconds = given.seconds or (6.0 if given.short else 20.0)
+    if given.part is not None:
+        report = Report()
+        run(report, given.part, seconds)
+        return report.end()
+    report, why = Report(title), lacking()
+    chosen: dict[str, list[str]] = {}
+    for part in short if given.short else parts:
+        if inside(part) and why is not None:
+            report.skip(part, why)
+        else:
+            chosen[part] = inside(part)
+    run_parts(report, file, chosen, ["--seconds", str(seconds)], 5 if given.short else 3)
+    return report.end()
 
 
 def until(condition: Callable[[], Any], timeout: float) -> float | None:

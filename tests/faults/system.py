@@ -11,7 +11,6 @@ user namespaces.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -510,6 +509,8 @@ SHORT = ("locked", "clock-forward", "winter-time", "file-replaced", "disk-full")
 
 def run(report: Report, part: str, seconds: float) -> None:
     """Run one part."""
+    os.environ["TZ"] = "Europe/Berlin"
+    time.tzset()
     if part == "starts":
         starts(report)
         return
@@ -525,29 +526,14 @@ def run(report: Report, part: str, seconds: float) -> None:
         report.skip(part, str(error))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("part", nargs="?", choices=PARTS, help="Default: all.")
-    parser.add_argument("--short", action="store_true", help="Some of them, and shorter faults.")
-    parser.add_argument("--seconds", type=float, help="How long a fault lasts.")
-    given = parser.parse_args(arguments)
-    seconds = given.seconds or (6.0 if given.short else 20.0)
-    if given.part is not None:
-        os.environ["TZ"] = "Europe/Berlin"
-        time.tzset()
-        report = Report()
-        run(report, given.part, seconds)
-        return report.end()
-    report, parts = Report("system"), {}
-    why = no_disk()
-    for part in SHORT if given.short else PARTS:
-        small = part.startswith("disk")
-        if small and why is not None:
-            report.skip(part, why)
-        else:
-            parts[part] = NAMESPACE if small else []
-    common.run_parts(report, __file__, parts, ["--seconds", str(seconds)], 5 if given.short else 3)
-    return report.end()
+def inside(part: str) -> list[str]:
+    """Return what puts a part into a namespace of its own, if it needs one."""
+    return NAMESPACE if part.startswith("disk") else []
+
+
+def main() -> int:
+    """Run the program."""
+    return common.program("system", __file__, __doc__, PARTS, SHORT, run, inside, no_disk)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from liquidations.errors import LiquidationsError, printable
@@ -12,6 +14,7 @@ from liquidations.settings import SECTION, Settings, read_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 
 def add_timeframe(parser: ArgumentParser, help_text: str) -> None:
@@ -76,6 +79,23 @@ def console(*, stderr: bool = False) -> Console:
 
     made = Console(stderr=stderr, highlight=False, soft_wrap=stderr)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Show in a terminal how far tasks are, with their own text ``rate``; in a pipe nothing."""
+    from rich import progress
+
+    shown = console(stderr=True)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bar:
+        yield bar
 
 
 def say(text: str) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from liquidations.commands.common import console, load_config, say, store_settings, store_url
+from liquidations.commands.common import (
+    console,
+    load_config,
+    progress,
+    say,
+    store_settings,
+    store_url,
+)
 from liquidations.errors import LiquidationsError, printable
 from liquidations.event import DAY, MINUTE
 from liquidations.settings import SECTION
 
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from liquidations.cli import LiquidationArguments
     from liquidations.copying import Copied
 
@@ -110,7 +113,7 @@ def _check(args: dict[str, Any], config: dict[str, Any]) -> int:
     from liquidations.store import Store
 
     seen, number = Seen(), 0
-    with Store(store_url(config)) as store, _progress() as bar:
+    with Store(store_url(config)) as store, progress() as bar:
         task = bar.add_task("", total=None, rate="")
 
         def tell(what: str, done: int, total: int) -> None:
@@ -153,7 +156,7 @@ def _compact(args: dict[str, Any], config: dict[str, Any]) -> int:
             now - int(settings.compact_after * 60 * MINUTE),
             keep=None if keep is None else now - int(keep * DAY),
         )
-        with _progress() as bar:
+        with progress() as bar:
             task = bar.add_task("Moving", total=None, rate="")
             for step in steps:
                 total += step
@@ -171,7 +174,7 @@ def _copy(args: dict[str, Any], config: dict[str, Any]) -> int:
     from liquidations.copying import copy_store
 
     begin = time.monotonic()
-    with _progress() as bar:
+    with progress() as bar:
         tasks: dict[str, Any] = {}
 
         def tell(one: Copied) -> None:
@@ -198,23 +201,6 @@ def _print(done: list[Copied]) -> None:
         numbers = one.done, one.inserted, one.updated, one.deleted
         table.add_row(one.table, *(f"{number:,}" for number in numbers), f"{one.size / 1e6:.1f}")
     console().print(table)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show in a terminal how far something is; in a pipe nothing."""
-    from rich import progress
-
-    shown = console(stderr=True)
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]}"),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bar:
-        yield bar
 
 
 _ACTIONS = {

@@ -17,6 +17,7 @@ from liquidations.commands.common import (
     console,
     load_config,
     load_settings,
+    progress,
     say,
     store_url,
 )
@@ -143,17 +144,7 @@ def pair_filter(patterns: Sequence[str] | None) -> Callable[[str], bool]:
 
 def tracked(items: Iterable[Item], total: int, text: str) -> Iterator[Item]:
     """Go through items, and show in a terminal how many are done, how fast, and the time left."""
-    from rich import progress
-
-    shown = console(stderr=True)
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]}"),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=shown, disable=not shown.is_terminal) as bar:
+    with progress() as bar:
         task = bar.add_task(text, total=total, rate="")
         for item in items:
             yield item
