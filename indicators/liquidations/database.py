@@ -145,14 +145,13 @@ def _open_postgresql(url: sa.URL, patience: float | None) -> Engine:
         if watch is not None:
             watch.arm(connection)
         if time.monotonic() - record.info.get("used", 0.0) > _FRESH:
-            try:
-                connection.read_only = None  # a replica refuses what may write, even nothing
-                connection.execute("")
-                connection.rollback()
-            except psycopg.Error as error:
+            # Below the driver's transactions, which would cost two more round trips.
+            answer = connection.pgconn.exec_(b"")
+            if answer.status != psycopg.pq.ExecStatus.EMPTY_QUERY:
+                text = answer.get_error_message()
                 if "used" not in record.info:  # it is new: the next one would do no better
-                    raise
-                raise sa.exc.DisconnectionError(str(error)) from error
+                    raise psycopg.OperationalError(text)
+                raise sa.exc.DisconnectionError(text)
 
     def checkin(connection: Any, record: Any) -> None:
         record.info["used"] = time.monotonic()

@@ -86,9 +86,6 @@ _MEMBERS_OF = sa.select(MEMBER.c.feed_id, MEMBER.c.start, MEMBER.c.end).where(
 _COVERAGE = sa.select(FEED_COVERAGE.c.start, FEED_COVERAGE.c.end, FEED_COVERAGE.c.known).order_by(
     FEED_COVERAGE.c.start
 )
-_LISTENED = _COVERAGE.add_columns(FEED_COVERAGE.c.feed_id).where(
-    FEED_COVERAGE.c.end > sa.bindparam("since")
-)
 _COVERAGE_OF = _COVERAGE.where(FEED_COVERAGE.c.feed_id == sa.bindparam("of_feed"))
 
 
@@ -288,10 +285,14 @@ def split(rows: Ints) -> tuple[Ints, Ints]:
 
 def listened(connection: Connection, since: int) -> dict[int, Ints]:
     """Return when each feed listened beyond ``since`` (ms): rows of (start, end, known)."""
+    return _by_feed(connection.execute(_LISTENED, {"beyond": since}))
+
+
+def _by_feed(rows: Iterable[Sequence[int]]) -> dict[int, Ints]:
     by_feed: dict[int, list[Sequence[int]]] = {}
-    for *row, feed in connection.execute(_LISTENED, {"since": since}):
+    for feed, *row in rows:
         by_feed.setdefault(feed, []).append(row)
-    return {feed: _intervals(rows) for feed, rows in by_feed.items()}
+    return {feed: _intervals(found) for feed, found in by_feed.items()}
 
 
 def told(connection: Connection) -> dict[int, list[Told]]:
@@ -303,31 +304,47 @@ def told(connection: Connection) -> dict[int, list[Told]]:
     return by_series
 
 
+_LISTENED = sa.select(
+    FEED_COVERAGE.c.feed_id, FEED_COVERAGE.c.start, FEED_COVERAGE.c.end, FEED_COVERAGE.c.known
+).where(FEED_COVERAGE.c.end > sa.bindparam("beyond"))
+# Rows of -1 are series that got late events; no feed listened before 1970.
+_LISTENED_AND_LATE = _LISTENED.union_all(
+    sa.select(EVENT.c.series_id, *(sa.literal_column("-1") for _ in range(3)))
+    .where(LATE, EVENT.c.known >= sa.bindparam("since"))
+    .distinct()
+)
 _BARS_SINCE = (
     sa.select(BAR.c.series_id, *_BAR_COLUMNS)
     .where(BAR.c.timestamp >= sa.bindparam("since"))
-    # What is no plain column has no order: SQLite would read all bars to find them in order.
-    .order_by(BAR.c.series_id + sa.literal_column("0"), BAR.c.timestamp)
+    # As the index has them, so that no database reads all bars to find them in order.
+    .order_by(BAR.c.timestamp, BAR.c.series_id)
 )
-_LATE_SINCE = sa.select(EVENT.c.series_id).where(LATE, EVENT.c.known >= sa.bindparam("since"))
 
 
-def bars_since(connection: Connection, time: int) -> dict[int, Bars]:
-    """Return the bars from ``time`` (ms) on, by series."""
+def listened_and_late(
+    connection: Connection, beyond: int, since: int
+) -> tuple[dict[int, Ints], set[int]]:
+    """Return what :func:`listened` does, and which series got events known from ``since`` on.
+
+    Both by one statement: it takes as long to ask a database as to answer.
+    """
+    rows = connection.execute(_LISTENED_AND_LATE, {"beyond": beyond, "since": since}).all()
+    listened_ = _by_feed(row for row in rows if row[1] >= 0)
+    return listened_, {series for series, start, *_ in rows if start < 0}
+
+
+def bars_since(connection: Connection, time: int) -> tuple[Bars, dict[int, slice]]:
+    """Return all bars from ``time`` (ms) on, and where among them those of each series are."""
     rows = connection.execute(_BARS_SINCE, {"since": time}).all()
     series, *columns = _columns(rows, (np.int64, *Bars.dtypes().values()))
-    bars = Bars(*columns)
-    names, first = np.unique(series, return_index=True)
+    order = np.argsort(series, kind="stable")
+    names, first = np.unique(series[order], return_index=True)
     ends = np.append(first, len(series))[1:]
-    return {
-        int(name): bars.take(slice(begin, end))
-        for name, begin, end in zip(names, first, ends, strict=True)
+    of = {
+        name: slice(begin, end)
+        for name, begin, end in zip(names.tolist(), first.tolist(), ends.tolist(), strict=True)
     }
-
-
-def late_since(connection: Connection, time: int) -> set[int]:
-    """Tell which series got late events that are known from ``time`` (ms) on."""
-    return set(connection.scalars(_LATE_SINCE, {"since": time}))
+    return Bars(*columns).take(order), of
 
 
 def covered_until(connection: Connection, feed: Feed) -> int | None:

@@ -114,11 +114,22 @@ _REVISIONS_OF = (
     .order_by(REVISION.c.timestamp, REVISION.c.recorded)
 )
 _PACKED = sa.select(META.c.value).where(META.c.name == "packed")
-_STATE = sa.select(
-    sa.select(sa.func.count()).select_from(SERIES).scalar_subquery(),
-    sa.select(sa.cast(sa.func.sum(SERIES.c.digest // 65536), sa.BigInteger)).scalar_subquery(),
-    sa.select(sa.func.count()).select_from(MEMBER).scalar_subquery(),
-    sa.select(sa.func.count()).where(MEMBER.c.end == live_rows.FOREVER).scalar_subquery(),
+_numbers = sa.select(
+    _PACKED.scalar_subquery().label("packed"),
+    sa.select(sa.func.count()).select_from(SERIES).scalar_subquery().label("series"),
+    sa.select(sa.cast(sa.func.sum(SERIES.c.digest // 65536), sa.BigInteger))
+    .scalar_subquery()
+    .label("digest"),
+    sa.select(sa.func.count()).select_from(MEMBER).scalar_subquery().label("members"),
+    sa.select(sa.func.count())
+    .where(MEMBER.c.end == live_rows.FOREVER)
+    .scalar_subquery()
+    .label("joined"),
+).subquery()
+_STATE = (
+    sa.select(_numbers, FEED)
+    .select_from(_numbers.outerjoin(FEED, sa.true()))
+    .order_by(FEED.c.exchange, FEED.c.channel, FEED.c.number)
 )
 _LIVE_SERIES_OF = sa.select(
     SERIES,
@@ -380,6 +391,18 @@ class Store:
         return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
+class State(NamedTuple):
+    """Say what a reader has to know before it asks for more.
+
+    ``packed``: before when (ms) what came live may lie in segments; ``series``: numbers that change
+    when a series, or who tells it, does, and not by live rows; ``feeds``: in a fixed order.
+    """
+
+    packed: int
+    series: tuple[int, ...]
+    feeds: list[Feed]
+
+
 def _version(connection: Connection) -> int:
     if not sa.inspect(connection).has_table(META.name):
         return 0
@@ -491,14 +514,20 @@ class Reader:
         """Return which feeds tell each series (by id), and when."""
         return live_rows.told(self._connection)
 
-    def state(self) -> tuple[int, ...]:
-        """Return numbers that change when a series, or who tells it, changes; not by live rows."""
-        return tuple(self._connection.execute(_STATE).one())
+    def state(self) -> State:
+        """Tell what has changed since a reader last asked, by one statement."""
+        rows = self._connection.execute(_STATE).all()
+        packed, *series = rows[0][: len(_numbers.c)]
+        feeds = [row[len(_numbers.c) :] for row in rows]
+        return State(packed or 0, tuple(series), [Feed(*row) for row in feeds if row[0]])
 
-    def since(self, time: int) -> tuple[dict[int, Bars], set[int]]:
-        """Return the live bars from ``time`` (ms) on, and which series got late events."""
-        bars = live_rows.bars_since(self._connection, time)
-        return bars, live_rows.late_since(self._connection, time)
+    def listened_and_late(self, beyond: int, since: int) -> tuple[dict[int, Ints], set[int]]:
+        """Return :meth:`listened` beyond a time, and which series got events since one (ms)."""
+        return live_rows.listened_and_late(self._connection, int(beyond), int(since))
+
+    def bars_since(self, time: int) -> tuple[Bars, dict[int, slice]]:
+        """Return all live bars from ``time`` (ms) on, and where those of each series (id) are."""
+        return live_rows.bars_since(self._connection, int(time))
 
     def events(self, series: Series, start: int, end: int) -> Events:
         """Return the single events of ``[start, end)`` ms, in order of time and key."""

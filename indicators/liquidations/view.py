@@ -19,7 +19,7 @@ from liquidations.candles import Late, Source
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Bars, Events, Ints
 from liquidations.rows import GONE, Feed, Told, clip, split, with_own
-from liquidations.store import Reader, Series, Store, joined
+from liquidations.store import Reader, Series, State, Store, joined
 
 
 logger = logging.getLogger(__name__)
@@ -54,15 +54,15 @@ class _Held:
     rows: Bars
     late: tuple[Events, Ints]
     revised: Bars | None
-    #: From when (ms) on its rows are to be replaced, and by which, when they are asked for.
-    news: tuple[int, Bars | None] | None = None
+    #: From when (ms) on its rows are to be replaced when they are asked for, and by which of all.
+    news: tuple[int, Bars, slice] | None = None
 
     def renew(self) -> None:
         """Take what is new into the rows."""
         if self.news is not None:
-            since, new = self.news
+            since, bars, new = self.news
             final = self.rows.take(slice(0, np.searchsorted(self.rows.timestamp, since)))
-            self.rows, self.news = (final if new is None else Bars.concat([final, new])), None
+            self.rows, self.news = Bars.concat([final, bars.take(new)]), None
 
     def forget(self) -> None:
         """Drop what lies before what was asked for."""
@@ -95,7 +95,7 @@ class LiveView:
         self._said: set[str] = set()
         #: The first reading that took long to fail, and of which candle.
         self._failed: tuple[int, LiquidationsError] | None = None
-        self._state: tuple[int, ...] = ()
+        self._numbers: tuple[int, ...] = ()
         self._series: list[Series] = []
         self._bases: dict[str, list[Series]] = {}
         self._told: Mapping[int, list[Told]] = {}
@@ -115,16 +115,16 @@ class LiveView:
         :param now: ms UTC
         """
         with self._lock, self._store().read() as reader:
-            feeds = reader.feeds()
+            state = reader.state()
             # Nobody may have sealed the minutes of a feed that comes back after an hour.
-            before = [self._seen.get(feed.id, (0, 0)) for feed in feeds]
+            before = [self._seen.get(feed.id, (0, 0)) for feed in state.feeds]
             if any(
                 feed.digest != digest and sealed < self._final
-                for feed, (sealed, digest) in zip(feeds, before, strict=True)
+                for feed, (sealed, digest) in zip(state.feeds, before, strict=True)
             ):
                 self._held.clear()
-            self._read(reader, feeds, now)
-            self._seen = {feed.id: (feed.sealed, feed.digest) for feed in feeds}
+            self._read(reader, state, now)
+            self._seen = {feed.id: (feed.sealed, feed.digest) for feed in state.feeds}
 
     def until(self, close: int, exchanges: tuple[str, ...], settle: float) -> None:
         """Wait until the feeds have sealed the minute that ends at ``close``, and read it.
@@ -162,18 +162,18 @@ class LiveView:
         while True:
             now = time.time_ns() // 1_000_000
             with self._store().read() as reader:
-                feeds = reader.feeds()
+                state = reader.state()
                 # One that ended lately may still be writing.
                 open_ = [
                     feed
-                    for feed in feeds
+                    for feed in state.feeds
                     if feed.exchange in exchanges
                     and feed.sealed < close
                     and now - feed.updated < ENDED
                 ]
                 waiting = any(now - feed.updated < GONE for feed in open_)
                 if not open_:
-                    return self._read(reader, feeds, close)
+                    return self._read(reader, state, close)
             due = now >= close + settle * 1000
             if waiting and not due:
                 time.sleep(POLL)
@@ -182,7 +182,7 @@ class LiveView:
                     time.sleep(POLL)
                     continue
                 with self._store().read() as reader:
-                    self._read(reader, reader.feeds(), close)
+                    self._read(reader, reader.state(), close)
                 for feed in open_:
                     final = min(feed.sealed, self.unsealed.get(feed.exchange, close))
                     self.unsealed[feed.exchange] = final
@@ -211,32 +211,37 @@ class LiveView:
             self._said.add(trouble)
             logger.warning(text)
 
-    def _read(self, reader: Reader, feeds: Iterable[Feed], close: int) -> None:
-        if (state := reader.state()) != self._state:
-            self._state = state
+    def _read(self, reader: Reader, state: State, close: int) -> None:
+        if state.series != self._numbers:
+            self._numbers = state.series
             self._series, self._told = reader.series(), reader.told()
             self._bases = {}
             for one in self._series:
                 self._bases.setdefault(one.base, []).append(one)
-        # Who holds nothing has nothing to renew.
         since = self._final
-        if reader.packed() > since:  # what was not read for so long may lie in segments now
+        if state.packed > since:  # what was not read for so long may lie in segments now
             self._held.clear()
-        self._from = min((held.start for held in self._held.values()), default=_NEVER)
-        self._coverage = reader.listened(self._from) if self._held else {}
+        if self._held:  # who holds nothing has nothing to renew
+            self._renew(reader, since)
+        else:
+            self._from, self._coverage, self._split = _NEVER, {}, {}
         if close > self._close:
             self.unsealed = {}
-        self._renew(*(reader.since(since) if self._held else ({}, set())), since)
         self._close = max(close, self._close)
         # A feed that lives and seals nothing has nothing to tell; one that lags has.
         open_ = (
-            max(feed.sealed, feed.updated - SLACK) for feed in feeds if close - feed.updated < ENDED
+            max(feed.sealed, feed.updated - SLACK)
+            for feed in state.feeds
+            if close - feed.updated < ENDED
         )
         self._final = min(self._close, *open_, self._close)
         self.version += 1
 
-    def _renew(self, bars: Mapping[int, Bars], late: set[int], since: int) -> None:
-        self._split = {}
+    def _renew(self, reader: Reader, since: int) -> None:
+        start = min(held.start for held in self._held.values())
+        coverage, late = reader.listened_and_late(start, since)
+        bars, of = reader.bars_since(since)
+        self._from, self._coverage, self._split = start, coverage, {}
         # Late events are few: their series are read anew.
         known = {(one.id, one.digest) for one in self._series if one.id not in late}
         # What nobody has asked for since the last candle is dropped, and so is what lies before it.
@@ -247,7 +252,7 @@ class LiveView:
             if held.asked - held.start > DAY:
                 held.forget()
             held.asked = _NEVER
-            held.news = since, bars.get(series)
+            held.news = since, bars, of.get(series, _NONE)
 
     def series(self, *, base: str | None = None) -> list[Series]:
         """List the series, of one base asset if it is named."""
@@ -290,4 +295,5 @@ class LiveView:
         return np.concatenate([_NOTHING, *parts])
 
 
+_NONE = slice(0, 0)
 _NOTHING = np.empty((0, 3), np.int64)
