@@ -5,7 +5,8 @@
 # make parity      compare what a bot saw with its backtest, to the bit; takes 8 minutes
 # make faults      kill -9, broken networks, full disks, wrong clocks; takes an hour
 # make audit       known vulnerabilities of what is installed
-# make bench       what columns, readings, imports and the live loop cost
+# make bench       speed, memory and size beside their goals and their peers; some minutes
+# make bench-quick the same with less data, in a minute
 # make bench-load  20 bots under 10,000 liquidations a second, a store of 100,000,000; 45 minutes
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ DRY := user_data/dry-run
 RECORDED_DB := sqlite:///user_data/recorded/liquidations.sqlite
 RECORDED_RANGE := 20240620-20240819
 
-.PHONY: audit demo dry-run test recorded parity faults bench bench-load clean
+.PHONY: audit demo dry-run test recorded parity faults bench bench-quick bench-load clean
 
 demo: $(BIN)/.plot
 	$(BIN)/liquidations simulate
@@ -75,9 +76,11 @@ faults: $(BIN)/.test
 audit: $(BIN)/.test
 	$(BIN)/python .ci/audit.py
 
-bench: $(BIN)/.test
-	@status=0; for part in columns.py readings.py imports.py "live.py --minutes 0.25"; do \
-		$(BIN)/python benchmarks/$$part || status=1; done; exit $$status
+bench: $(BIN)/.bench
+	$(BIN)/python benchmarks/bench.py
+
+bench-quick: $(BIN)/.bench
+	$(BIN)/python benchmarks/bench.py --quick
 
 bench-load: $(BIN)/.test
 	@status=0; for part in load.py "load.py --db postgresql" growth.py "growth.py --db postgresql"; do \
@@ -97,3 +100,7 @@ $(BIN)/.plot: setup.cfg pyproject.toml | $(BIN)/python
 $(BIN)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(BIN)/.plot
+
+$(BIN)/.bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,test]'
+	@touch $@ $(BIN)/.test $(BIN)/.plot

@@ -1,125 +1,229 @@
-"""What the liquidation columns cost beside Freqtrade's own loading of the same candles.
+"""What a pair's stored year costs: 1,000,000 events, as the columns of 105,408 candles of 5m.
 
-Both are timed in turns in one process, in rounds, and the ratio of each round is what counts: the
-machine may be slow or busy, both meet the same. Run it with: make bench
+Ours is the whole of ``add_liquidations``, read from the store each time. The limit is to read the
+same rows of the same SQLite file by the bare driver, to unpack them, and to sum what comes out.
+Beside them: Freqtrade's own loading of the same pair's candles, and what else one could keep
+liquidations in: rows in SQL, Parquet (read by DuckDB, polars, pandas), Freqtrade's trades.
 
-- ``recorded``: BTC, ETH, SOL, 1h, two months (needs the recordings; LIQUIDATIONS_RECORDED)
-- ``simulated``: one pair, 5m, one year, single events rolled up into one-minute bars
+    python benchmarks/columns.py [--quick]
 """
 
 from __future__ import annotations
 
-import json
-import os
-import statistics
+import sqlite3
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aggregation import EVENTS, trades, year
 from freqtrade.configuration import TimeRange
-from freqtrade.data.history import load_data
-from freqtrade.enums import CandleType, RunMode
+from freqtrade.data.converter import trades_to_ohlcv
+from freqtrade.data.history import get_datahandler, load_data
+from freqtrade.enums import CandleType, RunMode, TradingMode
 from freqtrade.system import gc_set_threshold
+from goals import Found, import_path, in_turns, main
+from growth import BEGIN, DAYS
+from load import STEP
 
 from liquidations import provider
-from liquidations.cli import run as liquidations
+from liquidations.event import DAY, MINUTE, Events
+from liquidations.segments import _HEAD, _LZ4
+from liquidations.store import Store
 from liquidations.strategy import add_liquidations
 
 
-GOAL = 0.10
-ROUNDS = 7
-ROOT = Path(__file__).parent.parent
-RECORDED = Path(os.environ.get("LIQUIDATIONS_RECORDED", ROOT.parent / "shared"))
+import_path()
+
+import postgres  # noqa: E402
 
 
-class Strategy:
+PAIR = "BTC/USDT:USDT"
+
+
+def strategy(db_url: str) -> SimpleNamespace:
     """Stand for a strategy: what add_liquidations reads of one."""
+    config = {
+        "runmode": RunMode.HYPEROPT,
+        "exchange": {"name": "binance"},
+        "liquidations": {"db_url": db_url},
+    }
+    return SimpleNamespace(timeframe="5m", config=config)
 
-    def __init__(self, db_url: str, timeframe: str) -> None:
-        self.timeframe = timeframe
-        self.config = {
-            "runmode": RunMode.HYPEROPT,
-            "exchange": {"name": "binance"},
-            "liquidations": {"db_url": db_url},
+
+def fill(db_url: str, events: Events, days: int) -> None:
+    """Put a year into a store, month by month, as an import does."""
+    with Store(db_url, create=True) as store, store.write() as writer:
+        span = np.array([[BEGIN, BEGIN + days * DAY]])
+        writer.insert("binance", PAIR, "tardis", events, span)
+
+
+def candles(days: int) -> pd.DataFrame:
+    """Make candles of 5m; their prices do not matter, but they do not compress well."""
+    opens = np.arange(BEGIN, BEGIN + days * DAY, STEP)
+    random = np.random.default_rng(1)
+    close = np.round(55_000 + np.cumsum(random.normal(0, 20, len(opens))), 1)
+    return pd.DataFrame(
+        {
+            "date": pd.to_datetime(opens, unit="ms", utc=True),
+            "open": np.roll(close, 1), "high": close + 30, "low": close - 40, "close": close,
+            "volume": np.round(np.exp(random.normal(3, 1, len(opens))), 3),
         }
+    )  # fmt: skip
 
 
-def measure(datadir: Path, db_url: str, pairs: list[str], timeframe: str, timerange: str) -> dict:
-    """Time candles and columns in turns."""
-    strategy = Strategy(db_url, timeframe)
-    span = TimeRange.parse_timerange(timerange)
+def loading(folder: Path, frame: pd.DataFrame, days: int) -> Callable[[], pd.DataFrame]:
+    """Return Freqtrade's own loading of the candles."""
+    handler = get_datahandler(folder, "feather")
+    handler.ohlcv_store(PAIR, "5m", frame, CandleType.FUTURES)
+    span = TimeRange("date", "date", BEGIN // 1000, (BEGIN + days * DAY - STEP) // 1000)
 
-    def candles() -> dict[str, pd.DataFrame]:
-        return load_data(datadir, timeframe, pairs, timerange=span, candle_type=CandleType.FUTURES)
+    def run() -> pd.DataFrame:
+        return load_data(
+            folder, "5m", [PAIR], timerange=span, candle_type=CandleType.FUTURES
+        )[PAIR]  # fmt: skip
 
-    def columns(frames: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
-        return [add_liquidations(strategy, frame, {"pair": pair}) for pair, frame in frames.items()]
+    return run
 
-    rows = []
-    for _ in range(ROUNDS + 1):
-        loaded, seconds = timed(candles)
-        assert set(loaded) == set(pairs), f"candles are missing in {datadir}"
-        added, more = timed(lambda frames=loaded: columns(frames))
-        assert all(frame["liq_coverage"].gt(0).any() for frame in added)
-        rows.append((seconds, more))
-    rows = rows[1:]  # the first round warms the disk and the imports
-    ratios = [more / seconds for seconds, more in rows]
+
+def limit(path: Path) -> Callable[[], float]:
+    """Return what reads the stored bars, unpacks them and sums them once."""
+    connection = sqlite3.connect(path)
+    question = "SELECT data FROM liq_segment WHERE series_id = 1 AND period = ? ORDER BY start"
+
+    def run() -> float:
+        total = 0.0
+        for (data,) in connection.execute(question, (MINUTE,)):
+            *_, size = _HEAD.unpack_from(data)
+            block = _LZ4.decompress(memoryview(data)[_HEAD.size :], size)
+            total += np.frombuffer(block, np.int64, size // 8).sum()
+        return total
+
+    return run
+
+
+def peers(folder: Path, events: Events) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Return by name what makes each peer's function: stored events → sums of each candle."""
+    path = folder / "events.parquet"
+    columns = {"time": events.timestamp, "side": events.side, "value": events.value_usd}
+    pq.write_table(pa.table(columns), path)
+    sums = """sum(value) FILTER (WHERE side = 0), sum(value) FILTER (WHERE side = 1),
+        count(*) FILTER (WHERE side = 0), count(*) FILTER (WHERE side = 1)"""
+
+    def rows() -> Callable[[], object]:
+        connection = sqlite3.connect(folder / "rows.sqlite")
+        connection.execute("CREATE TABLE event (time INTEGER, side INTEGER, value REAL)")
+        lists = [column.tolist() for column in columns.values()]
+        connection.executemany("INSERT INTO event VALUES (?, ?, ?)", zip(*lists, strict=True))
+        connection.commit()
+        question = f"SELECT time / {STEP} AS candle, {sums} FROM event GROUP BY candle"
+        return lambda: connection.execute(question).fetchall()
+
+    def duckdb_parquet() -> Callable[[], object]:
+        import duckdb
+
+        database = duckdb.connect(config={"threads": 1})
+        question = f"SELECT time // {STEP} AS candle, {sums} FROM '{path}' GROUP BY 1 ORDER BY 1"
+        return lambda: database.execute(question).fetchnumpy()
+
+    def polars_parquet() -> Callable[[], object]:
+        import polars as pl
+
+        value, short = pl.col("value"), pl.col("side") == 1
+        found = [value.filter(~short).sum().alias("long"), value.filter(short).sum().alias("short")]
+        return lambda: (
+            pl.scan_parquet(path)
+            .group_by(pl.col("time") // STEP)
+            .agg(*found, short.sum().alias("short_count"), pl.len())
+            .collect()
+        )
+
+    def pandas_parquet() -> Callable[[], object]:
+        def run() -> pd.DataFrame:
+            frame = pd.read_parquet(path)
+            groups = frame.groupby([frame["time"] // STEP, "side"])["value"]
+            return groups.agg(["sum", "count"]).unstack(fill_value=0)
+
+        return run
+
+    def freqtrade_trades() -> Callable[[], object]:
+        handler = get_datahandler(folder, "feather")
+        handler.trades_store(PAIR, trades(events).drop(columns="date"), TradingMode.FUTURES)
+        return lambda: trades_to_ohlcv(handler.trades_load(PAIR, TradingMode.FUTURES), "5m")
+
     return {
-        "candles": sum(map(len, loaded.values())),
-        "load_ms": statistics.median(seconds for seconds, _ in rows) * 1e3,
-        "columns_ms": statistics.median(more for _, more in rows) * 1e3,
-        "ratio": statistics.median(ratios),
-        "ratio_low": min(ratios),
-        "ratio_high": max(ratios),
+        "row table in SQLite, GROUP BY": rows,
+        "Parquet, DuckDB": duckdb_parquet,
+        "Parquet, polars": polars_parquet,
+        "Parquet, pandas groupby": pandas_parquet,
+        "Freqtrade trades, trades_to_ohlcv (no sides)": freqtrade_trades,
     }
 
 
-def timed(function: Callable) -> tuple:
-    """Return a function's result and its seconds."""
-    start = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - start
+def _total(result: object) -> float:
+    """Add up the USD that a peer found, of both sides."""
+    if isinstance(result, list):
+        return sum((row[1] or 0.0) + (row[2] or 0.0) for row in result)
+    if isinstance(result, dict):
+        _, long, short, *_ = result.values()
+        return float(np.ma.filled(long, 0.0).sum() + np.ma.filled(short, 0.0).sum())
+    if isinstance(result, pd.DataFrame):
+        return float(result["sum"].to_numpy().sum())
+    return float((result["long"] + result["short"]).sum())
 
 
-def main() -> int:
-    """Run both cases, print them, write ``benchmarks/columns.json``; 1 if a goal is missed."""
-    results = {}
+def run(quick: bool) -> Found:
+    """Read a stored year in all ways, in turns."""
+    found, share = Found(), 5 if quick else 1
+    days = DAYS // share
+    events = year(EVENTS // share, days)
+    frame = candles(days)
     gc_set_threshold()  # as Freqtrade's own command line does
     provider.CACHE_BYTES = 0  # each round reads the store
-    with tempfile.TemporaryDirectory() as folder:
-        db_url = f"sqlite:///{folder}/recorded.sqlite"
-        if (RECORDED / "data" / "coinalyze").is_dir():
-            answers = sorted((RECORDED / "data" / "coinalyze").glob("*liquidation-history*.json"))
-            datadir = RECORDED / "data" / "candles"
-            arguments = ["--db-url", db_url, "--datadir", str(datadir), *map(str, answers)]
-            liquidations(["import-data", "--source", "coinalyze", "--unit", "base", *arguments])
-            pairs = ["BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"]
-            results["recorded"] = measure(datadir, db_url, pairs, "1h", "20240620-20240819")
-        else:
-            print(f"recorded: skipped, there are no recordings in {RECORDED}")
-        liquidations(
-            f"simulate --userdir {folder} -p BTC/USDT:USDT -t 5m "
-            "--timerange 20240101-20250101 --events 1000000".split()
-        )
-        datadir = Path(folder) / "simulated"
-        db_url = f"sqlite:///{datadir}/liquidations.sqlite"
-        pairs, year = ["BTC/USDT:USDT"], "20240101-20250101"
-        results["simulated"] = measure(datadir / "data", db_url, pairs, "5m", year)
-    met = 0
-    for name, one in results.items():
-        met += one["ratio"] <= GOAL
-        print(
-            f"{name}: columns {one['columns_ms']:.1f} ms beside {one['load_ms']:.1f} ms of "
-            f"candles ({one['candles']:,}): {one['ratio']:.1%} "
-            f"({one['ratio_low']:.1%} ... {one['ratio_high']:.1%}), goal {GOAL:.0%}"
-        )
-    (ROOT / "benchmarks" / "columns.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"bench: {met} of {len(results)} goals met")
-    return int(met < len(results))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        url = f"sqlite:///{folder}/liquidations.sqlite"
+        fill(url, events, days)
+
+        def ours(db_url: str) -> Callable[[], pd.DataFrame]:
+            one = strategy(db_url)
+            return lambda: add_liquidations(one, frame.copy(deep=False), {"pair": PAIR})
+
+        total = ours(url)()["liq_total"].sum()
+        functions: dict[str, Callable[[], object]] = {
+            "ours, SQLite": ours(url),
+            "limit: read, unpack and sum the same bytes": limit(folder / "liquidations.sqlite"),
+            "Freqtrade's loading of the candles": loading(folder, frame, days),
+        }
+        for peer, make in peers(folder, events).items():
+            try:
+                functions[peer] = make()
+            except ImportError as error:
+                found.absent[peer] = f"{error}; pip install '.[bench]'"
+                continue
+            if "no sides" not in peer:
+                np.testing.assert_allclose(_total(functions[peer]()), total, rtol=1e-9)
+        with postgres.Server() as server:
+            server.start()
+            other = server.url(server.create("columns"))
+            fill(other, events, days)
+            functions["ours, PostgreSQL"] = ours(other)
+            assert functions["ours, PostgreSQL"]()["liq_total"].sum() == total
+            rounds = in_turns(functions)
+    found.show(f"{len(events):,} stored events → columns of {len(frame):,} candles of 5m", rounds)
+    least = "limit: read, unpack and sum the same bytes"
+    what = "stored pair-year → columns"
+    found.ratio(f"{what}, SQLite, times the limit", rounds, "ours, SQLite", least, 3)
+    load = "Freqtrade's loading of the candles"
+    found.ratio(f"{what}, SQLite, beside Freqtrade's loading", rounds, "ours, SQLite", load, 0.25)
+    found.ratio(f"{what}, PostgreSQL, times the limit", rounds, "ours, PostgreSQL", least, 8)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, __doc__))

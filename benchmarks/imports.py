@@ -1,39 +1,54 @@
-"""What it costs to import files: time and memory of the whole command, on one core.
+"""What it costs to bring liquidations into a store, on one core.
 
-Both are made here, in the form that their sources document. Run it with:
-python benchmarks/imports.py
+    python benchmarks/imports.py            --quick: less of the same, and no whole commands
 
-- ``binance_vision``: the 472 days of COIN-M liquidations, 53,411 events of which each stands twice
-- ``tardis``: one day of one contract with 5,000,000 rows
+- into segments: events in memory, by the writer that ``import-data`` uses, until they are committed
+- the live path: batches of 80 pairs, of which a tenth repeats; SQLite and PostgreSQL
+- ``binance_vision``: the whole command for the 472 days of COIN-M liquidations, made here in the
+  form that their source documents, 53,411 events of which each stands twice
+- ``tardis``: the same for one day of one contract with 5,000,000 rows
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+from exchange import pairs
+from goals import ROUNDS, Found, Goal, import_path, main, one_core
 
-from liquidations.event import DAY
+from liquidations.event import DAY, Events, make_events
 from liquidations.store import Store
 
 
-ROOT = Path(__file__).parent.parent
+import_path()
+
+import postgres  # noqa: E402
+
+
 DAYS, MISSING, EVENTS = 478, (61, 123, 124, 200, 301, 402), 53_411
 ROWS = 5_000_000
 
+#: Events of the short form and the full one, into segments and through the live path; and how many
+#: of the latter come at once.
+SEGMENTS, LIVE, BATCH = (200_000, 2_000_000), (20_000, 100_000), 5_000
+
 #: Seconds, or rows a second; and MB.
 GOAL_SECONDS, GOAL_RATE, GOAL_MEMORY = 30, 500_000, 1_000
+GOAL_SEGMENTS, GOAL_LIVE = 1_000_000, 60_000
+AT = 1_722_816_000_000
 
 _HEADER = (
     "time,side,order_type,time_in_force,original_quantity,price,average_price,order_status,"
@@ -131,29 +146,142 @@ def measure(source: str, make: Callable[[Path], int], events: int) -> dict[str, 
     }
 
 
-def main() -> int:
-    """Run both, print them, write ``benchmarks/imports.json``; 1 if a goal is missed."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    results = {
-        "binance_vision": measure("binance_vision", make_snapshots, EVENTS),
-        "tardis": measure("tardis", make_tardis, ROWS),
-    }
-    met = 0
-    for name, one in results.items():
-        rate = one["rows"] / one["seconds"]
-        fast = one["seconds"] <= GOAL_SECONDS if name == "binance_vision" else rate >= GOAL_RATE
-        met += fast + (one["memory_mb"] <= GOAL_MEMORY)
-        goal = f"{GOAL_SECONDS} s" if name == "binance_vision" else f"{GOAL_RATE:,} rows/s"
-        print(
-            f"{name}: {one['rows']:,} rows in {one['seconds']:.1f} s "
-            f"({one['cpu_seconds']:.1f} s of the core), {rate:,.0f} rows/s, goal {goal}; "
-            f"{one['memory_mb']:.0f} MB at the peak, goal {GOAL_MEMORY:,} MB"
+def draw(rows: int, span: int, contracts: int) -> tuple[np.ndarray, ...]:
+    """Draw events: contract, and the columns of ``make_events``, in order of time."""
+    random = np.random.default_rng(rows)
+    time_ = AT + np.sort(random.integers(0, span, rows))
+    price = np.round(100 + 10 * random.random(rows), 2)
+    amount = np.round(0.001 + 10 * random.random(rows), 3)
+    side, of = random.integers(0, 2, rows), random.integers(0, contracts, rows)
+    return of, time_, side, price, amount, price * amount
+
+
+def segments(rows: int) -> Callable[[str], float]:
+    """Return what imports events of one contract, 2,000,000 a year, and tells the seconds."""
+    span = 365 * DAY * rows // SEGMENTS[-1]
+    events = make_events(*draw(rows, span, 1)[1:])
+    covered = np.array([[AT, AT + span]])
+
+    def work(url: str) -> float:
+        with Store(url, create=True) as store:
+            begin = time.perf_counter()
+            with store.write() as writer:
+                done = writer.insert("bybit", "BTC/USDT:USDT", "bench", events, covered)
+            seconds = time.perf_counter() - begin
+        assert done.new == len(events)
+        return seconds
+
+    return work
+
+
+def live(rows: int) -> Callable[[str], float]:
+    """Return what appends batches of many contracts, and tells the seconds.
+
+    They come at 10,000 a second; nine tenths are new, and the others are of the batch before.
+    """
+    columns = draw(rows * 9 // 10, rows // 10, len(pairs()))
+    new, again = BATCH * 9 // 10, BATCH // 10
+    batches: list[dict[str, Events]] = []
+    for first in range(0, len(columns[0]), new):
+        of, *rest = (one[max(0, first - again) : first + new] for one in columns)
+        parts = {pair: of == number for number, pair in enumerate(pairs())}
+        batches.append({
+            pair: make_events(*(one[own] for one in rest)) for pair, own in parts.items()
+        })  # fmt: skip
+    total = sum(len(own) for batch in batches for own in batch.values())
+
+    def work(url: str) -> float:
+        found = 0
+        with Store(url, create=True) as store:
+            with store.write() as writer:
+                feed = writer.claim("binance", "linear", "binance", "bench", AT)
+                writer.join(feed, pairs(), AT)
+            begin = time.perf_counter()
+            for batch in batches:
+                with store.write() as writer:
+                    feed = writer.feed("binance", "linear", "binance")
+                    feed, done = writer.append(feed, batch, 0)
+                    writer.seal(feed, 0, AT)
+                found += done.new
+            seconds = time.perf_counter() - begin
+        assert found == len(columns[0]), f"{found:,} of {len(columns[0]):,}"
+        return seconds * rows / total
+
+    return work
+
+
+@contextmanager
+def databases(found: Found, quick: bool) -> Iterator[dict[str, Callable[[str], str]]]:
+    """Yield what makes the URL of a new store, by the kind of its database."""
+    with tempfile.TemporaryDirectory() as folder:
+        kinds: dict[str, Callable[[str], str]] = {
+            "SQLite": lambda name: f"sqlite:///{folder}/{name}.sqlite"
+        }
+        if quick:
+            found.absent["PostgreSQL"] = "its server takes long to start; run the full form"
+            yield kinds
+            return
+        try:
+            server = postgres.Server()
+        except Exception as error:  # its programs are not there, or may not run here
+            found.absent["PostgreSQL"] = f"{type(error).__name__}: {error}"
+            yield kinds
+            return
+        with server:
+            server.start()
+            yield {**kinds, "PostgreSQL": lambda name: server.url(server.create(name))}
+
+
+def rates(found: Found, quick: bool) -> None:
+    """Measure the rows a second that a store takes, in turns."""
+    one, other = SEGMENTS[not quick], LIVE[not quick]
+    into, through = segments(one), live(other)
+    with databases(found, quick) as kinds:
+        works = {("events into segments", "SQLite"): (one, GOAL_SEGMENTS, into)}
+        for kind in kinds:
+            works["rows through the live path", kind] = other, GOAL_LIVE, through
+        seconds: dict[tuple[str, str], list[float]] = {key: [] for key in works}
+        for number in range(ROUNDS + 1):
+            for place, (key, (_, _, work)) in enumerate(works.items()):
+                seconds[key].append(work(kinds[key[1]](f"store_{number}_{place}")))
+    for key, (rows, goal, _) in works.items():
+        each = [rows / one for one in seconds[key][1:]]  # the first one warms up
+        found.times.setdefault(f"{rows:,} {key[0]}", {})[key[1]] = 1e3 * statistics.median(
+            seconds[key][1:]
         )
-    (ROOT / "benchmarks" / "imports.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"bench: {met} of {2 * len(results)} goals met")
-    return int(met < 2 * len(results))
+        what = f"{key[0]}, {key[1]}"
+        middle, low, high = statistics.median(each), min(each), max(each)
+        found.goals.append(Goal(what, middle, goal, "/s", True, low, high))
+
+
+def commands(found: Found) -> None:
+    """Measure both whole commands."""
+    coin = measure("binance_vision", make_snapshots, EVENTS)
+    day = measure("tardis", make_tardis, ROWS)
+    for name, one in (("binance_vision", coin), ("tardis", day)):
+        found.times[f"import-data of {one['rows']:,} rows of {name}"] = {
+            "elapsed": 1e3 * one["seconds"],
+            "of it processor time": 1e3 * one["cpu_seconds"],
+        }
+        what = f"memory of import-data of {name}"
+        found.goals.append(Goal(what, one["memory_mb"], GOAL_MEMORY, "MB"))
+    what = "import-data of 472 archives of binance_vision"
+    found.goals.append(Goal(what, coin["seconds"], GOAL_SECONDS, "s"))
+    rate = day["rows"] / day["seconds"]
+    found.goals.append(Goal("import-data of tardis", rate, GOAL_RATE, "rows/s", least=True))
+
+
+def run(quick: bool) -> Found:
+    """Measure all of it; of the whole commands only in full."""
+    one_core()
+    found = Found()
+    rates(found, quick)
+    if quick:
+        found.absent["the whole commands"] = "they take most of a minute; run the full form"
+    else:
+        commands(found)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, __doc__))

@@ -1,10 +1,11 @@
 """How long a liquidation takes from the socket to a committed row, and to a bot's columns.
 
-    python benchmarks/live.py                       latency at 10,000 events/s, on one core
+    python benchmarks/live.py                       10,000 events/s, on one core; --quick: 5 s
     python benchmarks/live.py soak --minutes 60     memory and losses at 1,000 events/s
 
 A second process plays Binance on 127.0.0.1; the collector, with its real ccxt client and a SQLite
-file, runs here, together with a bot that asks for the columns of 80 pairs again and again.
+file, runs here. A third process, on the same core, is a bot that refreshes its view of 80 pairs
+again and again, and now and then computes their columns.
 """
 
 from __future__ import annotations
@@ -18,19 +19,30 @@ import sys
 import tempfile
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from exchange import PAIRS, pairs, pin, play, urls
+from exchange import PAIRS, pairs, play, urls
+from goals import Found, Goal, main, one_core
 
+from liquidations.candles import candle_closes, columns
 from liquidations.collector import Collector, Plan
 from liquidations.event import MINUTE
-from liquidations.provider import LiquidationProvider
+from liquidations.provider import by_exchange
 from liquidations.settings import Settings
 from liquidations.store import Store
+from liquidations.view import LiveView
 
 
 CANDLES = 500
+RATE = 10_000
+
+#: Seconds in the short form and the full one; between two refreshes; refreshes per columns.
+SECONDS, PAUSE, COLUMNS = (4.0, 25.0), 0.08, 6
+
+#: What a refresh of all pairs may take (ms): median and p99; and p99 of rows and columns.
+GOAL_REFRESH = {0.5: 1.0, 0.99: 5.0}
 GOAL_MS = 50.0
 GOAL_MB = 5.0
 
@@ -65,81 +77,152 @@ def memory_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def run(rate: int, seconds: float, *, one_core: bool, ask: bool) -> dict:
+def other_core() -> int | None:
+    """Name a core that this process does not run on, though it may not be allowed to."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    others = os.sched_getaffinity(0) - mine
+    os.sched_setaffinity(0, mine)
+    return min(others, default=None)
+
+
+def stored_events(settings: Settings) -> int:
+    """Count the events of a store."""
+    with Store(settings.db_url) as store, store.read() as reader:
+        return sum(n for (_, period), n in reader.counts().items() if period == 0)
+
+
+class Exchange:
+    """Play Binance in a process of its own, on another core if one is named."""
+
+    def __init__(self, rate: int, core: int | None) -> None:
+        self._here, there = mp.Pipe()
+        self._process = mp.get_context("spawn").Process(
+            target=play, args=(there, rate, core), daemon=True
+        )
+        self._process.start()
+        assert self._here.poll(30), "the exchange did not start"
+        self.urls = {"binance": urls(self._here.recv())}
+
+    def stop(self) -> int:
+        """Send no more, and return how many were sent."""
+        self._here.send("stop")
+        while not self._here.poll():
+            time.sleep(0.01)
+        return self._here.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._here.send("end")
+        self._process.join(10)
+
+
+def collect(rate: int, seconds: float, *, core: int | None, ask: bool) -> dict:
     """Collect for so long, and measure."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
-    here, there = mp.Pipe()
-    server = mp.get_context("spawn").Process(
-        target=play, args=(there, rate, cores[-1] if one_core else None), daemon=True
-    )
-    server.start()
-    port = here.recv()
-    if one_core:
-        pin(cores[0])
+    exchange = Exchange(rate, core)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(f"sqlite:///{folder}/live.sqlite", ("binance",))
-        collector = Measured(Plan(settings, None, {"binance": urls(port)}))
+        collector = Measured(Plan(settings, None, exchange.urls))
         thread = threading.Thread(target=lambda: asyncio.run(collector.run()))
         thread.start()
         while not (collector.feeds and collector.feeds[0].live):
             time.sleep(0.1)
-        asked, levels, begun = [], [], time.monotonic()
-        provider = LiquidationProvider(settings.db_url)
+        if ask:
+            here, there = mp.Pipe()
+            asking = mp.get_context("spawn").Process(target=bot, args=(there, settings.db_url))
+            asking.start()
+            assert here.poll(30), "the bot did not start"
+            here.recv()
+            collector.waits[:] = 0
+        levels, begun = [], time.monotonic()
         while (elapsed := time.monotonic() - begun) < seconds:
-            if ask:
-                asked.append(refresh(provider, settings))
             levels.append((elapsed, memory_mb()))
-            time.sleep(0.5 if ask else 5)
-        here.send("stop")
-        sent = here.recv()
+            time.sleep(min(5.0, seconds))
+        asked = []
+        if ask:
+            here.send("stop")
+            asked = here.recv()
+            asking.join()
+        sent = exchange.stop()
         time.sleep(0.5)
         collector.stop()
         thread.join()
-        with Store(settings.db_url).read() as reader:
-            stored = sum(n for (_, period), n in reader.counts().items() if period == 0)
-        here.send("end")
+        stored = stored_events(settings)
+        exchange.close()
     waits = collector.waits
     return {"sent": sent, "stored": stored, "waits": waits, "asked": asked, "levels": levels}
 
 
-_asked = 0
+def bot(pipe: Connection, url: str) -> None:
+    """Refresh a view again and again until told to stop, and report the times."""
+    settings, asked = Settings(url, ("binance",)), []
+    with Store(url) as store:
+        view = LiveView(lambda: store)
+        for number in range(COLUMNS + 1):  # the first ones read all there is
+            refresh(view, settings, number)
+        pipe.send("ready")
+        while not pipe.poll(PAUSE):
+            asked.append(refresh(view, settings, len(asked)))
+    pipe.send(asked)
 
 
-def refresh(provider: LiquidationProvider, settings: Settings) -> float:
-    """Time (ms) what a bot does after a close: read what is new, and the columns of all pairs."""
-    global _asked
-    _asked += 1
-    # Closes that lie back are not waited for; each one is another, so that all is read anew.
-    close = (time.time_ns() // 1_000_000 // MINUTE - 1) * MINUTE + _asked
-    opens = np.arange(close - CANDLES * 5 * MINUTE, close, 5 * MINUTE)
-    begin = time.perf_counter()
+def refresh(view: LiveView, settings: Settings, number: int) -> tuple[float, float]:
+    """Time (ms) what a bot does after a close: read what is new; and now and then all columns.
+
+    What is new to a bot of 1m is the minute that closed and what has come since. The closes lie
+    back, so that none is waited for, and each is another, so that the same is read anew.
+    """
+    close = (time.time_ns() // 1_000_000 // MINUTE - 2) * MINUTE + number
+    times = [time.perf_counter()]
+    view.until(close, settings.exchanges, settings.settle)
+    times.append(time.perf_counter())
+    if number % COLUMNS:
+        return 1000 * (times[1] - times[0]), np.nan
+    opens = np.arange(close - CANDLES * MINUTE, close, MINUTE)
+    closes = candle_closes(opens, "1m")
     for pair in pairs():
-        provider.columns(pair, opens, "5m", settings, live=True)
-    return (time.perf_counter() - begin) * 1000
+        found, _ = by_exchange(view, pair, opens, closes, settings)
+        columns(found, min_coverage=settings.min_coverage, min_exchanges=settings.min_exchanges)
+    return 1000 * (times[1] - times[0]), 1000 * (time.perf_counter() - times[0])
 
 
-def main() -> int:
-    """Run the benchmark that was asked for; 1 if a goal is missed."""
+def run(quick: bool) -> Found:
+    """Measure the live loop and a bot beside it on one core."""
+    one_core()
+    result = collect(RATE, SECONDS[not quick], core=other_core(), ask=True)
+    refreshed, computed = np.array(result["asked"]).T
+    computed = computed[np.isfinite(computed)]
+    found = Found()
+    found.times[f"{result['sent']:,} events at {RATE:,}/s, and a bot, on one core"] = {
+        "frame to committed row": quantile(result["waits"], 0.5),
+        f"refresh of {PAIRS} pairs": float(np.median(refreshed)),
+        f"refresh and columns of {PAIRS} pairs": float(np.median(computed)),
+    }
+    for share, goal in GOAL_REFRESH.items():
+        what = f"live refresh of {PAIRS} pairs, {'median' if share == 0.5 else 'p99'}"
+        value = float(np.quantile(refreshed, share))
+        low, high = float(refreshed.min()), float(refreshed.max())
+        found.goals.append(Goal(what, value, goal, "ms", low=low, high=high))
+    row = quantile(result["waits"], 0.99)
+    found.goals += [
+        Goal("frame to committed row, p99", row, GOAL_MS, "ms"),
+        Goal(f"columns of {PAIRS} pairs, p99", float(np.quantile(computed, 0.99)), GOAL_MS, "ms"),
+        Goal("events lost", abs(result["sent"] - result["stored"]), 0, "events"),
+    ]
+    return found
+
+
+def soak() -> int:
+    """Watch memory and losses for long; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", default="latency", choices=("latency", "soak"))
-    parser.add_argument("--rate", type=int)
-    parser.add_argument("--minutes", type=float)
+    parser.add_argument("what", choices=("soak",))
+    parser.add_argument("--rate", type=int, default=1_000)
+    parser.add_argument("--minutes", type=float, default=60)
     asked = parser.parse_args()
-    if asked.what == "latency":
-        rate, minutes = asked.rate or 10_000, asked.minutes or 1
-        found = run(rate, minutes * 60, one_core=True, ask=True)
-        rows = [quantile(found["waits"], share) for share in (0.5, 0.99)]
-        columns = np.quantile(found["asked"][1:], (0.5, 0.99))
-        print(f"{found['sent']:,} events at {rate:,}/s on one core, {found['stored']:,} stored")
-        print(f"frame to committed row   median {rows[0]:6} ms   p99 {rows[1]:6} ms")
-        print(
-            f"columns of {PAIRS} pairs      median {columns[0]:6.1f} ms   p99 {columns[1]:6.1f} ms"
-        )
-        met = rows[1] <= GOAL_MS and columns[1] <= GOAL_MS and found["sent"] == found["stored"]
-        print(f"goal p99 {GOAL_MS:.0f} ms each, none lost: {'met' if met else 'MISSED'}")
-        return 0 if met else 1
-    rate, minutes = asked.rate or 1_000, asked.minutes or 60
-    found = run(rate, minutes * 60, one_core=False, ask=False)
+    rate, minutes = asked.rate, asked.minutes
+    found = collect(rate, minutes * 60, core=None, ask=False)
     warm = min(5.0, minutes / 2) * 60
     before = max(level for at, level in found["levels"] if at <= warm)
     after = max(level for at, level in found["levels"] if at > warm)
@@ -151,4 +234,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(soak() if "soak" in sys.argv[1:2] else main(run, __doc__))

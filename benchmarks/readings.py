@@ -1,17 +1,11 @@
-"""What all readings cost beside Freqtrade's loading of the same candles: 80 pairs, a year of 5m.
+"""What all readings of one pair cost: a year of 5m, each reading once, with its defaults.
 
-Two markets are simulated and stand under 80 names, so that 80 files are read. In each round every
-pair's candles are loaded, then every reading is made of them, once, with its defaults; both are
-timed in one process, pair by pair in turns. Run it with: make bench
-
-``--pairs 8`` makes it short.
+The market is simulated. Each round makes every reading, and loads the candles as Freqtrade does,
+for comparison. By itself: python benchmarks/readings.py
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -20,19 +14,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from columns import ROOT, Strategy
 from freqtrade.configuration import TimeRange
 from freqtrade.data.history import load_data
-from freqtrade.enums import CandleType
+from freqtrade.enums import CandleType, RunMode
 from freqtrade.system import gc_set_threshold
+from goals import Found, Goal, in_turns, main
+from market import Market, make_market, quiet
 
 import liquidations as door
-from liquidations.cli import run as liquidations
 from liquidations.strategy import add_liquidations, add_thresholds
 
 
-YEAR = "20240101-20250101"
-MARKETS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
+#: ms for a year; quick is half a year, and half of them.
+GOAL = 100
+DAYS, QUICK = 366, 183
+ALL, LOADING = "all of them", "Freqtrade's loading of the candles"
+
+#: What is no reading of columns.
+OTHERS = {
+    "add_context", "add_corrected", "add_liquidations", "add_thresholds", "alert",
+    "context_pairs", "effective_count", "prepare_liquidations", "wilson",
+}  # fmt: skip
 
 #: What is timed; a reading takes candles with all columns. Those of 5m take their defaults.
 READINGS: dict[str, Callable[[pd.DataFrame], object]] = {
@@ -75,26 +77,32 @@ READINGS: dict[str, Callable[[pd.DataFrame], object]] = {
 }
 
 
-def markets(folder: Path, pairs: int) -> tuple[Path, str, list[str]]:
-    """Simulate the markets and give their candles the names of so many pairs."""
-    liquidations(
-        ["simulate", "--userdir", str(folder), "-p", *MARKETS, "-t", "5m", "--timerange", YEAR]
-    )
-    datadir = folder / "simulated" / "data"
-    names = []
-    for number in range(pairs):
-        origin = MARKETS[number % len(MARKETS)].split("/")[0]
-        source = datadir / "futures" / f"{origin}_USDT_USDT-5m-futures.feather"
-        shutil.copy(source, source.with_name(f"P{number}_USDT_USDT-5m-futures.feather"))
-        names.append(f"P{number}/USDT:USDT")
-    return datadir, f"sqlite:///{folder}/simulated/liquidations.sqlite", names
+class Strategy:
+    """Stand for a strategy: what add_liquidations reads of one."""
+
+    timeframe = "5m"
+
+    def __init__(self, db_url: str) -> None:
+        self.config = {
+            "runmode": RunMode.HYPEROPT,
+            "exchange": {"name": "binance"},
+            "liquidations": {"db_url": db_url},
+        }
 
 
-def with_columns(
-    strategy: Strategy, candles: pd.DataFrame, interest: pd.DataFrame, pair: str
-) -> pd.DataFrame:
+def load(market: Market, timeframe: str = "5m", kind: str = CandleType.FUTURES) -> pd.DataFrame:
+    """Load candles as a backtest does."""
+    span = TimeRange.parse_timerange(market.timerange)
+    (pair,) = market.pairs
+    return load_data(market.datadir, timeframe, [pair], timerange=span, candle_type=kind)[pair]
+
+
+def with_columns(strategy: Strategy, market: Market) -> pd.DataFrame:
     """Add what the readings read; the second exchange of the ratios is the first one again."""
+    (pair,) = market.pairs
+    candles = load(market)
     frame = add_liquidations(strategy, candles, {"pair": pair}, n_eff=True, per_exchange=True)
+    interest = load(market, "1h", CandleType.OPEN_INTEREST)
     published = interest["open_interest_amount"].set_axis(interest["date"] + pd.Timedelta("1h"))
     known = frame["date"] + pd.Timedelta("5min") - pd.Timedelta("1ms")
     amount = published.reindex(known, method="ffill").to_numpy()
@@ -105,82 +113,35 @@ def with_columns(
     return frame
 
 
-def timed(function: Callable) -> tuple:
-    """Return a function's result and its seconds."""
-    start = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - start
-
-
-def main() -> int:
-    """Run it, print the table, write ``benchmarks/readings.json``; 1 if the goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=80)
-    pairs = parser.parse_args().pairs
-    missing = set(door.__all__) - set(READINGS) - {
-        "add_context", "add_corrected", "add_liquidations", "add_thresholds", "alert",
-        "context_pairs", "effective_count", "prepare_liquidations", "wilson",
-    }  # fmt: skip
+def run(quick: bool) -> Found:
+    """Time the readings, and the loading of the candles."""
+    missing = set(door.__all__) - set(READINGS) - OTHERS
     assert not missing, f"not measured: {missing}"
+    found = Found()
+    days = QUICK if quick else DAYS
     gc_set_threshold()  # as Freqtrade's own command line does
-    with tempfile.TemporaryDirectory() as folder:
-        datadir, db_url, names = markets(Path(folder), pairs)
-        strategy = Strategy(db_url, "5m")
-        span = TimeRange.parse_timerange(YEAR)
-        frames = {}
-        for pair in MARKETS:
-            candles, interest = (
-                load_data(datadir, frame, [pair], timerange=span, candle_type=kind)[pair]
-                for frame, kind in (("5m", CandleType.FUTURES), ("1h", CandleType.OPEN_INTEREST))
-            )
-            frames[pair] = with_columns(strategy, candles, interest, pair)
-        loading, reading = [], {name: [] for name in (*READINGS, "add_thresholds")}
-        for number in range(-2, len(names)):  # the first ones warm disk, imports and memory
-            pair, market = names[max(number, 0)], MARKETS[number % len(MARKETS)]
-            loaded, seconds = timed(
-                lambda pair=pair: load_data(
-                    datadir, "5m", [pair], timerange=span, candle_type=CandleType.FUTURES
-                )
-            )
-            frame = frames[market]
-            assert len(loaded[pair]) == len(frame)
-            results = {
-                name: timed(lambda read=read, frame=frame: read(frame))[1]
-                for name, read in READINGS.items()
-            }
-            results["add_thresholds"] = timed(
-                lambda frame=frame, market=market: add_thresholds(strategy, frame, {"pair": market})
-            )[1]
-            if number >= 0:
-                loading.append(seconds)
-                for name, one in results.items():
-                    reading[name].append(one)
-    medians = {name: statistics.median(times) for name, times in reading.items()}
-    for name, median in sorted(medians.items(), key=lambda item: -item[1]):
-        print(f"{name:22}{median * 1e3:8.2f} ms")
-    total = sum(map(sum, reading.values()))
-    ratios = [
-        sum(times[place] for times in reading.values()) / seconds
-        for place, seconds in enumerate(loading)
-    ]
-    low, middle, high = (statistics.quantiles(ratios, n=20)[place] for place in (0, 9, 18))
-    result = {
-        "pairs": pairs,
-        "candles": len(frame),
-        "load_s": sum(loading),
-        "readings_s": total,
-        "ratio": total / sum(loading),
-        "readings_ms": {name: median * 1e3 for name, median in medians.items()},
-    }
-    print(
-        f"{len(medians)} readings of {pairs} pairs ({len(frame):,} candles each): {total:.2f} s "
-        f"beside {sum(loading):.2f} s of loading: {result['ratio']:.2f} "
-        f"(pair by pair {low:.2f} ... {middle:.2f} ... {high:.2f}), goal 1.00"
-    )
-    (ROOT / "benchmarks" / "readings.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(f"bench: {int(result['ratio'] <= 1)} of 1 goals met")
-    return int(result["ratio"] > 1)
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        market = make_market(Path(folder), days, ["BTC"])
+        strategy = Strategy(market.db_url)
+        frame = with_columns(strategy, market)
+        pair = {"pair": market.pairs[0]}
+        functions = {**READINGS, "add_thresholds": lambda f: add_thresholds(strategy, f, pair)}
+        each: dict[str, list[float]] = {name: [] for name in functions}
+
+        def read() -> None:
+            for name, function in functions.items():
+                begin = time.perf_counter()
+                function(frame)
+                each[name].append(time.perf_counter() - begin)
+
+        rounds = in_turns({ALL: read, LOADING: lambda: load(market)})
+    slowest = sorted(each, key=lambda name: -statistics.median(each[name][1:]))
+    title = f"all {len(each)} readings of {len(frame):,} candles of a pair"
+    found.show(title, {**rounds, **{name: each[name][1:] for name in slowest}})
+    low, middle, high = (1e3 * of(rounds[ALL]) for of in (min, statistics.median, max))
+    found.goals.append(Goal(title, middle, GOAL * days / DAYS, "ms", low=low, high=high))
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, __doc__))

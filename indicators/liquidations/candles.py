@@ -130,20 +130,33 @@ def _add(position: np.ndarray, values: Floats, size: int) -> Floats:
 
 def to_bars(events: Events, period: int = MINUTE) -> Bars:
     """Sum events into bars of ``period`` ms; periods without an event have no bar."""
+    if not len(events):
+        return Bars.concat([])
     start = events.timestamp // period
     if np.any(start[1:] < start[:-1]):
-        start, position = np.unique(start, return_inverse=True)
-    else:  # as most are: nothing to sort
-        first = np.append(True, start[1:] != start[:-1])[: len(start)]
-        start, position = start[first], np.cumsum(first) - 1
-    sums: dict[str, np.ndarray] = {}
-    for name, side in (("long", LONG), ("short", SHORT)):
-        rows = events.side == side
-        where, value = position[rows], events.value_usd[rows]
-        sums[name] = _add(where, value, len(start))
-        sums[f"{name}_count"] = _add(where, np.ones(len(value)), len(start))
-        sums[f"{name}_squares"] = _add(where, value * value, len(start))
-    return Bars(timestamp=start * period, **sums)
+        order = np.argsort(start, kind="stable")
+        events, start = events.take(order), start[order]
+    # Two places for each bar, one for each side.
+    place = np.zeros(len(start), np.int64)
+    np.cumsum(start[1:] != start[:-1], out=place[1:])
+    place += place
+    size = int(place[-1]) + 2
+    place += events.side
+    value = events.value_usd
+    sums = _add(place, value, size)
+    squares = _add(place, value * value, size)
+    counts = np.bincount(place, minlength=size)
+    long_count, short_count = counts[LONG::2], counts[SHORT::2]
+    last = np.cumsum(long_count + short_count) - 1  # of each bar's events
+    return Bars(
+        start[last] * period,
+        sums[LONG::2].copy(),
+        sums[SHORT::2].copy(),
+        long_count.astype(np.float64),
+        short_count.astype(np.float64),
+        squares[LONG::2].copy(),
+        squares[SHORT::2].copy(),
+    )
 
 
 def add_bars(parts: Sequence[Bars]) -> Bars:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,23 +22,49 @@ from freqtrade.exceptions import FreqtradeException
 from liquidations.errors import LiquidationsError, printable
 
 
-#: Name of the command → its module; the order is that of ``--help``.
+#: Name of the command, which is its module's too → what it does; the order is that of ``--help``.
 COMMANDS = {
-    "collect": "liquidations.commands.collect",
-    "monitor": "liquidations.commands.monitor",
-    "download-data": "liquidations.commands.download_data",
-    "import-data": "liquidations.commands.import_data",
-    "export-data": "liquidations.commands.export_data",
-    "list-data": "liquidations.commands.list_data",
-    "check": "liquidations.commands.check",
-    "db": "liquidations.commands.db",
-    "show": "liquidations.commands.show",
-    "plot": "liquidations.commands.plot",
-    "study": "liquidations.commands.study",
-    "simulate": "liquidations.commands.simulate",
-    "sandbox": "liquidations.commands.sandbox",
-    "create-strategies": "liquidations.commands.create_strategies",
+    "collect": "Collect liquidations live into the store, until stopped; needs no API key, no "
+    "strategy.",
+    "monitor": "Watch the live feeds: each pair's running and last closed candle, last events, "
+    "health.",
+    "download-data": "Download the history of liquidations, as far as the sources have it.",
+    "import-data": "Import recorded liquidations from files.",
+    "export-data": "Export stored liquidations as a folder that others can import.",
+    "list-data": "List stored liquidations and live feeds: pairs, sources, spans, counts, "
+    "coverage, holes.",
+    "check": "Tell whether stored liquidations can be trusted: times, sides, duplicates, gaps, "
+    "prices.",
+    "db": "Look after the store: migrate, check, compact or copy it.",
+    "show": "Show the liquidation columns of candles.",
+    "plot": "Draw candles, imbalance, liquidations and readings: a page that needs no network, or "
+    "a PNG.",
+    "study": "Tell whether a reading predicts anything on your data, after costs and against "
+    "chance.",
+    "simulate": "Make a SIMULATED market: candles, funding, open interest and liquidations of one "
+    "mechanism.",
+    "sandbox": "Serve candles from a data folder as Binance's public futures API, on 127.0.0.1 "
+    "only.",
+    "create-strategies": "Copy the sample strategies into <user_data_dir>/strategies; your own "
+    "files are kept.",
 }
+
+
+class _Command(ArgumentParser):
+    """Parse one command, whose module is imported only if the command is given.
+
+    All of them together take a second.
+    """
+
+    #: Adds the arguments, once.
+    complete: Callable[[], None] | None = None
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """Add the command's arguments, and parse."""
+        if self.complete:
+            complete, self.complete = self.complete, None
+            complete()
+        return super().parse_known_args(*args, **options)
 
 
 class LiquidationArguments(Arguments):
@@ -45,9 +73,9 @@ class LiquidationArguments(Arguments):
     It rests on Freqtrade's ``_build_args``, ``_parse_args``, ``ARGS_COMMON``; a test holds them.
     """
 
-    def common(self, **options: Any) -> ArgumentParser:
+    def common(self, **options: Any) -> _Command:
         """Return the arguments that all commands have, as a parser's parent."""
-        common = ArgumentParser(add_help=False, **options)
+        common = _Command(add_help=False, **options)
         group = common.add_argument_group("Common arguments")
         self._build_args(
             optionlist=[name for name in ARGS_COMMON if name != "version"], parser=group
@@ -68,14 +96,17 @@ class LiquidationArguments(Arguments):
         self.parser.add_argument(
             "-V", "--version", action="store_true", help="Show the version and exit."
         )
-        subparsers = self.parser.add_subparsers(dest="command", metavar="COMMAND")
-        for name, path in COMMANDS.items():
-            module = import_module(path)
-            parser = subparsers.add_parser(
-                name, help=module.HELP, description=module.HELP, parents=[common]
-            )
-            module.add_arguments(self, parser)
-            parser.set_defaults(func=module.run)
+        subparsers = self.parser.add_subparsers(
+            dest="command", metavar="COMMAND", parser_class=_Command
+        )
+        for name, about in COMMANDS.items():
+            parser = subparsers.add_parser(name, help=about, description=about, parents=[common])
+            parser.complete = partial(self._complete, name, parser)
+
+    def _complete(self, name: str, parser: ArgumentParser) -> None:
+        module = import_module(f"liquidations.commands.{name.replace('-', '_')}")
+        module.add_arguments(self, parser)
+        parser.set_defaults(func=module.run)
 
     def options(self, parser: ArgumentParser, *names: str) -> None:
         """Add options of Freqtrade by the names that it gives them."""

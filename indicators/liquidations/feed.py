@@ -174,11 +174,13 @@ class LiveFeed:
         #: The exchange's time and ours (monotonic) when it was told last, and one that is doubted.
         self._synced: tuple[int, float] | None = None
         self._doubted: tuple[int, float] | None = None
+        #: The exchange's time and ours when they were compared last.
+        self._noted = 0, 0
         self._live, self._proven = False, True
         self._tick: tuple[int, float] | None = None
         self._heard = self._began = self._written = self._quiet = time.monotonic()
         self._looked = self._heard
-        self._ranks: tuple[Counter[Order], Counter[Order]] = Counter(), Counter()
+        self._ranks: tuple[dict[Order, int], dict[Order, int]] = {}, {}
         self._minute_events = 0
         #: Since when frames are judged, and how far the least delayed one was ahead of our clock.
         self._skew: tuple[float, int] | None = None
@@ -241,7 +243,11 @@ class LiveFeed:
         if frame.orders:
             self._take(frame.orders, now)
         if frame.time is not None or frame.tick:
-            self._note_time(frame.time, now)
+            # In a burst many frames are sent and read in one millisecond, and say it all again.
+            told = frame.time or 0, now
+            if frame.tick or told != self._noted:
+                self._noted = told
+                self._note_time(frame.time, now)
         if frame.refused is not None:
             self._refused(frame.token, frame.refused, data)
         elif frame.token is not None:
@@ -259,20 +265,24 @@ class LiveFeed:
             logger.warning(f"{self.name}: {printable(text + more)}")
 
     def _take(self, orders: Iterable[Order], now: int) -> None:
+        taken, latest = self.work.orders, now + DAY  # no clock is so far off
+        before = len(taken)
         for order in orders:
-            if order.timestamp > now + DAY:  # no clock is so far off
+            if order.timestamp > latest:
                 self.problem(f"an order of {order.timestamp} comes at {now}, before its time")
                 continue
             rank = self._rank(order)
             if order.symbol in self.chosen:
-                self.work.orders.append((order, now, rank))
-                self.counts["events"] += 1
-                self._minute_events += 1
-                self._quiet, self.last_order = time.monotonic(), order
+                taken.append((order, now, rank))
+                self.last_order = order
             elif order.symbol not in self.contracts and order.symbol not in self.ignored:
                 self._waiting += 1
                 if self._waiting <= _KEPT:
                     self.unknown.setdefault(order.symbol, []).append((order, now, rank))
+        if new := len(taken) - before:
+            self.counts["events"] += new
+            self._minute_events += new
+            self._quiet = time.monotonic()
         self._wake()
 
     def _rank(self, order: Order) -> int:
@@ -280,10 +290,11 @@ class LiveFeed:
         if order.number is not None:
             return order.number
         young, old = self._ranks
-        rank = young[order] + old[order]
-        young[order] += 1
+        seen = young.get(order, 0)
+        rank = seen + old.get(order, 0)
+        young[order] = seen + 1
         if len(young) > _TWINS:
-            self._ranks = Counter(), young
+            self._ranks = {}, young
         return rank
 
     def _note_time(self, sent: int | None, now: int) -> None:
@@ -474,7 +485,7 @@ class LiveFeed:
 
     async def _session(self) -> None:
         self._dials.append(time.monotonic())
-        self._ranks, self._tick = (Counter(), Counter()), None
+        self._ranks, self._tick, self._noted = ({}, {}), None, (0, 0)
         self._live, self._proven, self._acknowledged_all = False, True, False
         self._told = set()
         self._sending: set[asyncio.Future[None]] = set()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import talib
 
 from liquidations.errors import require, require_whole
 from liquidations.event import Floats
@@ -170,6 +169,8 @@ def _largest_extreme(dataframe: pd.DataFrame, threshold: float, lag: int, window
 
 def _largest(values: Floats, lag: int, window: int) -> Floats:
     """Return the largest value ``lag`` to ``window - 1`` candles ago; 0 before the first."""
+    import talib
+
     padded = np.concatenate((np.zeros(window - 1), values))[: len(values) + window - 1 - lag]
     places = window - lag
     # TA-Lib knows windows of two and more.

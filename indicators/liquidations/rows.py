@@ -541,24 +541,35 @@ def _insert(connection: Connection, series: Ints, events: Events, late: Ints) ->
         # Another collector may insert the same ones at this moment: the statement itself tells.
         inserted = insert_arrays(connection, EVENT, arrays)
         if inserted.rowcount < len(events):
-            time, of, key = _columns(inserted.all(), [np.int64] * 3)
-            for one in np.unique(series):
-                mine, told = series == one, of == one
-                new[mine] = same(events.take(mine), time[told], key[told])
+            new = _among(series, events, inserted.all())
         return new
     with connection.begin_nested() as attempt:
         if insert_arrays(connection, EVENT, arrays).rowcount == len(events):
             return new
         attempt.rollback()
     # Only now is it worth asking which ones are known.
-    for one in np.unique(series):
-        mine = series == one
-        new[mine] = ~stored(connection, int(one), events.take(mine))
+    rows: list[Sequence[int]] = []
+    times = np.unique(events.timestamp).tolist()
+    question = sa.select(*EVENT.primary_key.columns)
+    for first in range(0, len(times), _AT_ONCE):
+        at = EVENT.c.timestamp.in_(times[first : first + _AT_ONCE])
+        rows += connection.execute(question.where(at)).all()
+    new = ~_among(series, events, rows)
     if new.any():
         insert_arrays(
             connection, EVENT, {name: array[new[order]] for name, array in arrays.items()}
         )
     return new
+
+
+def _among(series: Ints, events: Events, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Tell which events of several series are among rows of (timestamp, series id, key)."""
+    time, of, key = _columns(rows, [np.int64] * 3)
+    found = np.empty(len(events), bool)
+    for one in np.unique(series):
+        mine, told = series == one, of == one
+        found[mine] = same(events.take(mine), time[told], key[told])
+    return found
 
 
 def _add_to_bars(connection: Connection, series: Ints, events: Events) -> None:

@@ -8,17 +8,16 @@ so swapping long and short negates it. A candle that was not observed says nothi
 in which nothing was liquidated; where a reading looks back, it looks back to the last candle that
 did say something, at most ``max_age`` candles. No reading uses a later candle.
 
+TA-Lib is imported where it is used: it takes as long as all of this package.
+
 The ratio and how it is read come from the description of the Liquidation Imbalance that this
 project implements: above 0.8 or below 0.2 is extreme, 0.5 is balance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
-import talib
 
 from liquidations.errors import require, require_whole
 from liquidations.event import Floats
@@ -138,6 +137,8 @@ def sharp_move(
     :param window: of the range, in candles; the current one is not part of it
     :return: +1 where the price fell (forced sales of longs push it down), -1 where it rose, else 0
     """
+    import talib
+
     require("threshold", threshold, 0)
     require_whole("window", window, 1)
     closes = array(close)
@@ -230,8 +231,8 @@ def fragile(dataframe: pd.DataFrame, threshold: float = 0.8, window: int = 48) -
     require_whole("window", window, 1)
     side = array(extreme(column(dataframe, "liq_imbalance"), threshold))
     low, high = array(column(dataframe, "low")), array(column(dataframe, "high"))
-    above = low > moved(_extremum(talib.MIN, low, window))
-    below = high < moved(_extremum(talib.MAX, high, window))
+    above = low > moved(_extremum("MIN", low, window))
+    below = high < moved(_extremum("MAX", high, window))
     return series(keep(side, (side > 0) & above | (side < 0) & below), dataframe)
 
 
@@ -279,7 +280,9 @@ def _turn(side: Floats, max_age: int) -> Floats:
     return turned
 
 
-def _extremum(function: Callable[..., Floats], values: Floats, window: int) -> Floats:
-    """Return the lowest or highest value of each window."""
+def _extremum(name: str, values: Floats, window: int) -> Floats:
+    """Return the lowest or highest value (``MIN`` or ``MAX``) of each window."""
+    import talib
+
     # TA-Lib knows windows of two and more.
-    return values if window == 1 else function(values, window)
+    return values if window == 1 else getattr(talib, name)(values, window)

@@ -27,7 +27,6 @@ from freqtrade.configuration import config_secrets
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import OperationalException
 
-from liquidations import live
 from liquidations.candles import (
     Candles,
     candle_closes,
@@ -88,7 +87,7 @@ def prepare_liquidations(config: dict[str, Any]) -> None:
     except LiquidationsError as error:
         raise OperationalException(str(error)) from error
     if config.get("runmode") in LIVE:
-        live.start(config, settings)
+        _collect(config, settings)
         return
     try:
         data = provider_of(settings.db_url).store.fingerprint()
@@ -101,6 +100,13 @@ def prepare_liquidations(config: dict[str, Any]) -> None:
     if freqai and "identifier" in freqai and not config.get("freqai_backtest_live_models"):
         own, *_ = freqai["identifier"].partition(_FREQAI)
         freqai["identifier"] = f"{own}{_FREQAI}{crc32(section[FINGERPRINT].encode()):08x}"
+
+
+def _collect(config: Mapping[str, Any], settings: Settings, pair: str | None = None) -> None:
+    """Let this bot collect, if it is to."""
+    from liquidations import live  # a backtest does without the collector
+
+    live.start(config, settings, pair)
 
 
 def add_liquidations(
@@ -271,7 +277,7 @@ class _Request:
             chosen = list(exchanges) if several else exchanges
             self.settings = _with_exchanges(self.settings, read_exchanges(chosen, config))
         if self.live:
-            live.start(config, self.settings, self.pair)
+            _collect(config, self.settings, self.pair)
         self.opens = opens_of(dataframe, self.timeframe)
         if config.get("runmode") == RunMode.BACKTEST and FINGERPRINT not in config.get(SECTION, {}):
             warn_once(_NOT_PREPARED)

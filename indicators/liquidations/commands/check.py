@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from liquidations.check import Report
     from liquidations.cli import LiquidationArguments
 
-HELP = "Tell whether stored liquidations can be trusted: times, sides, duplicates, gaps, prices."
 
 _STYLES = {OK: "green", LOOK: "yellow", WRONG: "bold red", UNTRIED: "dim"}
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HELP = "Collect liquidations live into the store, until stopped; needs no API key, no strategy."
 
 EPILOG = (
     "Ctrl+C, SIGINT or SIGTERM: what has come is written, and the exit code is 0; a second one "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liquidations.errors import LiquidationsError, printable
@@ -41,6 +45,76 @@ def load_config(args: dict[str, Any]) -> dict[str, Any]:
     if args.get("db_url"):
         _override(config, "db_url", args["db_url"])
     return config
+
+
+def load_plain_config(args: dict[str, Any]) -> dict[str, Any]:
+    """Load the configuration for a command that only asks the store.
+
+    Freqtrade imports all exchanges to load one, which takes longer than to answer. So plain files
+    are read here, in its way. A mistake, files that name others, variables of the environment and
+    options of the log are left to Freqtrade.
+    """
+    config = _plain_config(args)
+    if config is None:
+        return load_config(args)
+    if args.get("db_url"):
+        _override(config, "db_url", args["db_url"])
+    return config
+
+
+def _plain_config(args: dict[str, Any]) -> dict[str, Any] | None:
+    """Read what Freqtrade would of our section, the exchange's name and the user folder."""
+    import rapidjson
+    from freqtrade.constants import ENV_VAR_PREFIX
+    from freqtrade.misc import deep_merge_dicts
+
+    if args.get("verbosity") or args.get("logfile"):
+        return None
+    if any(name.startswith(ENV_VAR_PREFIX) for name in os.environ):
+        return None
+    config: dict[str, Any] = {}
+    mode = rapidjson.PM_COMMENTS | rapidjson.PM_TRAILING_COMMAS
+    for name in args.get("config") or []:
+        try:
+            found = rapidjson.loads(Path(name).read_text(), parse_mode=mode)
+        except (OSError, ValueError):
+            return None
+        if not isinstance(found, dict) or "add_config_files" in found:
+            return None
+        config = deep_merge_dicts(found, config)
+    if not args.get("config"):
+        config = {"exchange": {"name": ""}}
+    named = args.get("user_data_dir") or config.get("user_data_dir")
+    folder = Path(named) if named else Path.cwd() / "user_data"
+    if not isinstance(config.get("exchange"), dict) or not folder.is_dir():
+        return None
+    return {**config, "user_data_dir": folder}
+
+
+def parse_timerange(text: str | None) -> tuple[int, int]:
+    """Return from when to when (ms UTC) a ``--timerange`` goes; 0 stands for an open end.
+
+    >>> parse_timerange("20240101-20240102"), parse_timerange("-20240102"), parse_timerange(None)
+    ((1704067200000, 1704153600000), (0, 1704153600000), (0, 0))
+    """
+    if not text:
+        return 0, 0
+    if days := re.fullmatch(r"(?!-$)(\d{8})?-(\d{8})?", text):
+        with suppress(ValueError):
+            start, end = map(_day_ms, days.groups())
+            if not end or start <= end:
+                return start, end
+    # Other forms, and what is wrong with all others.
+    from freqtrade.configuration import TimeRange
+
+    asked = TimeRange.parse_timerange(text)
+    return asked.startts * 1000, asked.stopts * 1000
+
+
+def _day_ms(day: str | None) -> int:
+    if not day:
+        return 0
+    return int(datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp()) * 1000
 
 
 def _override(config: dict[str, Any], key: str, value: Any) -> None:

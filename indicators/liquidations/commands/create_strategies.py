@@ -16,7 +16,6 @@ from liquidations.errors import LiquidationsError
 if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
 
-HELP = "Copy the sample strategies into <user_data_dir>/strategies; your own files are kept."
 
 EPILOG = (
     "A file that is there already is never changed. If it differs from the sample, yours is kept, "

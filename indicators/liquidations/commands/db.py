@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.copying import Copied
 
-HELP = "Look after the store: migrate, check, compact or copy it."
 
 _MIGRATE = (
     "Bring a store of an older version to this one's schema; any command does that if it may."

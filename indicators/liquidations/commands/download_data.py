@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from liquidations.planner import Fault, Job, Plan, Request
     from liquidations.store import Store
 
-HELP = "Download the history of liquidations, as far as the sources have it."
 
 EPILOG = (
     "What is stored already is not asked for again, so that the same command goes on where it was "

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.recording import Exported
 
-HELP = "Export stored liquidations as a folder that others can import."
-
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
     """Add the command's arguments."""

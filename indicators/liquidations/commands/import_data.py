@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.importer import Imported, Parts, Place, Prices
 
-HELP = "Import recorded liquidations from files."
 
 Item = TypeVar("Item")
 

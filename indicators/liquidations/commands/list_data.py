@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from liquidations.inventory import Entry, LiveEntry
     from liquidations.settings import Settings
 
-HELP = "List stored liquidations and live feeds: pairs, sources, spans, counts, coverage, holes."
-
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
     """Add the command's arguments."""

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from liquidations.cli import LiquidationArguments
 
-HELP = "Watch the live feeds: each pair's running and last closed candle, last events, health."
 
 EPILOG = (
     "It reads the store that `liquidations collect` or a bot writes, and writes nothing itself. "

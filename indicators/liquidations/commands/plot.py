@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.frame import Frame
 
-HELP = "Draw candles, imbalance, liquidations and readings: a page that needs no network, or a PNG."
 
 #: Hours before the time range that the readings and levels look back.
 BEFORE = 200

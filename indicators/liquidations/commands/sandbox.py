@@ -13,7 +13,6 @@ from liquidations.errors import LiquidationsError, mask
 if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
 
-HELP = "Serve candles from a data folder as Binance's public futures API, on 127.0.0.1 only."
 
 DEFAULT_PORT = 8911
 

@@ -14,8 +14,9 @@ from liquidations.candles import candle_opens, format_time, parse_timeframe
 from liquidations.commands.common import (
     add_timeframe,
     console,
-    load_config,
+    load_plain_config,
     load_settings,
+    parse_timerange,
     say,
 )
 from liquidations.errors import LiquidationsError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.provider import LiquidationProvider
     from liquidations.settings import Settings
-
-HELP = "Show the liquidation columns of candles."
 
 
 def add_arguments(arguments: LiquidationArguments, parser: ArgumentParser) -> None:
@@ -58,7 +57,7 @@ def run(args: dict[str, Any]) -> int:
     """Print one row for each candle of the timerange, observed or not."""
     from liquidations.provider import all_series, explain_nothing, provider_of
 
-    config = load_config(args)
+    config = load_plain_config(args)
     settings = load_settings(args, config)
     pairs = args.get("pairs") or []
     if len(pairs) != 1:
@@ -94,16 +93,14 @@ def _opens(
     timerange: str | None,
 ) -> np.ndarray:
     """List the candles that open in the timerange; an open end goes as far as the store does."""
-    from freqtrade.configuration import TimeRange
-
-    asked = TimeRange.parse_timerange(timerange)
-    start, end = asked.startts * 1000, asked.stopts * 1000
+    asked, end = parse_timerange(timerange)
+    start = asked
     if not (start and end):
         first, last = provider.span(pair, settings)
         start, end = start or first, end or last
         # The candle in which the data begin is shown too.
         before = candle_opens(start - 400 * 86_400_000, start + 1, timeframe)
-        if not asked.startts and len(before):
+        if not asked and len(before):
             start = int(before[-1])
     opens = candle_opens(start, end, timeframe)
     if not len(opens):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from liquidations.cli import LiquidationArguments
     from liquidations.simulate import SimulatedMarket
 
-HELP = "Make a SIMULATED market: candles, funding, open interest and liquidations of one mechanism."
 
 #: What the first candle costs, so that the numbers look familiar; any other pair begins at 10.
 PRICES = {"BTC": 60_000.0, "ETH": 3_000.0, "SOL": 150.0}

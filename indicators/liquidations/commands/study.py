@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from liquidations.settings import Settings
     from liquidations.study import Effect, Study
 
-HELP = "Tell whether a reading predicts anything on your data, after costs and against chance."
 
 #: Of open-interest candles, as Freqtrade and we download them.
 _EVERY = "1h"

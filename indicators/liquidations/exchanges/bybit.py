@@ -34,9 +34,8 @@ from liquidations.exchanges.frames import (
     Request,
     bad,
     moment,
-    name,
     perpetuals,
-    positive,
+    read_order,
     read_orders,
     reason,
     token,
@@ -125,13 +124,12 @@ def read(message: Any) -> Frame:
 
 
 def _order(row: Any) -> tuple[Order]:
-    side, symbol = _SIDE[row["S"]], name(row["s"])
-    return (Order(symbol, moment(row["T"]), side, positive(row["p"]), positive(row["v"])),)
+    return (read_order(row["s"], row["T"], _SIDE[row["S"]], row["p"], row["v"]),)
 
 
 def _old_order(row: Any) -> tuple[Order]:
-    side, symbol, time = _SIDE[row["side"]], name(row["symbol"]), moment(row["updatedTime"])
-    return (Order(symbol, time, side, positive(row["price"]), positive(row["size"])),)
+    side, at = _SIDE[row["side"]], row["updatedTime"]
+    return (read_order(row["symbol"], at, side, row["price"], row["size"]),)
 
 
 def _answer(message: Any) -> Frame:

@@ -42,6 +42,7 @@ from liquidations.exchanges.frames import (
     name,
     order_events,
     positive,
+    read_order,
     read_orders,
     reason,
     token,
@@ -155,12 +156,20 @@ def orders(details: Sequence[Mapping[str, Any]], contract: Contract) -> Events:
 
 
 def _group(row: Any) -> Sequence[Order]:
-    return read_orders(row["details"], partial(_order, name(row["instId"])), _ORDER).orders
+    symbol, details = row["instId"], row["details"]
+    if type(details) is list:
+        try:
+            return [
+                read_order(symbol, one["ts"], _SIDE[one["side"]], one["bkPx"], one["sz"])
+                for one in details
+            ]
+        except MALFORMED:
+            pass  # one by one it is told what is wrong, and the others are kept
+    return read_orders(details, partial(_order, name(symbol)), _ORDER).orders
 
 
 def _order(symbol: str, row: Any) -> tuple[Order]:
-    side, time = _SIDE[row["side"]], moment(row["ts"])
-    return (Order(symbol, time, side, positive(row["bkPx"]), positive(row["sz"])),)
+    return (read_order(symbol, row["ts"], _SIDE[row["side"]], row["bkPx"], row["sz"]),)
 
 
 def _answer(message: Any, event: Any) -> Frame:
