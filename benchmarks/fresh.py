@@ -1,10 +1,10 @@
 """What is asked of a fresh process, for starting.py: it has Freqtrade loaded, and not yet us.
 
-    python fresh.py import 7                 ms that `import liquidations` adds, 7 times
+    python fresh.py import                   ms that `import liquidations` adds
     python fresh.py memory sqlite:///… 7     MB of a bot without and with us, 7 times
 
-Freqtrade is loaded once; then each measurement is a fork, which pays for what it loads itself.
-Nothing of this project may be imported at the top.
+For memory Freqtrade is loaded once; then each measurement is a fork, which pays for what it loads
+itself. Nothing of this project may be imported at the top.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ def with_columns(url: str) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
 def main() -> None:
     """Print what was asked for as JSON, one number or two for each round."""
     what, *more = sys.argv[1:]
-    rounds = range(int(more.pop()) + 1)  # the first one warms the files
     if what == "import":
-        print(json.dumps([forked(import_ms) for _ in rounds][1:]))
+        print(json.dumps(import_ms()))
         return
-    url, now, *pairs = more
+    url, now, *pairs, number = more
+    rounds = range(int(number) + 1)  # the first one warms the files
     found = [
         (
             forked(lambda: bot_mb(lambda candles, pair: candles, pairs, int(now))),
