@@ -313,9 +313,9 @@ _LISTENED_AND_LATE = _LISTENED.union_all(
     .where(LATE, EVENT.c.known >= sa.bindparam("since"))
     .distinct()
 )
-_BARS = (
+_BARS_SINCE = (
     sa.select(BAR.c.series_id, *_BAR_COLUMNS)
-    .where(BAR.c.timestamp >= sa.bindparam("first"), BAR.c.timestamp < sa.bindparam("last"))
+    .where(BAR.c.timestamp >= sa.bindparam("since"))
     # As the index has them, so that no database reads all bars to find them in order.
     .order_by(BAR.c.timestamp, BAR.c.series_id)
 )
@@ -333,9 +333,9 @@ def listened_and_late(
     return listened_, {series for series, start, *_ in rows if start < 0}
 
 
-def bars(connection: Connection, start: int, end: int) -> tuple[Bars, dict[int, slice]]:
-    """Return all bars of ``[start, end)`` ms, and where among them those of each series are."""
-    rows = connection.execute(_BARS, {"first": start, "last": end}).all()
+def bars_since(connection: Connection, time: int) -> tuple[Bars, dict[int, slice]]:
+    """Return all bars from ``time`` (ms) on, and where among them those of each series are."""
+    rows = connection.execute(_BARS_SINCE, {"since": time}).all()
     series, *columns = _columns(rows, (np.int64, *Bars.dtypes().values()))
     order = np.argsort(series, kind="stable")
     names, first = np.unique(series[order], return_index=True)

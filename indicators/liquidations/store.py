@@ -525,9 +525,9 @@ class Reader:
         """Return :meth:`listened` beyond a time, and which series got events since one (ms)."""
         return live_rows.listened_and_late(self._connection, int(beyond), int(since))
 
-    def rows(self, start: int, end: int) -> tuple[Bars, dict[int, slice]]:
-        """Return all live bars of ``[start, end)`` ms, and where those of each series (id) are."""
-        return live_rows.bars(self._connection, int(start), int(end))
+    def bars_since(self, time: int) -> tuple[Bars, dict[int, slice]]:
+        """Return all live bars from ``time`` (ms) on, and where those of each series (id) are."""
+        return live_rows.bars_since(self._connection, int(time))
 
     def events(self, series: Series, start: int, end: int) -> Events:
         """Return the single events of ``[start, end)`` ms, in order of time and key."""

@@ -221,14 +221,13 @@ class LiveView:
         since = self._final
         if state.packed > since:  # what was not read for so long may lie in segments now
             self._held.clear()
-        last = max(close, self._close)
         if self._held:  # who holds nothing has nothing to renew
-            self._renew(reader, since, last)
+            self._renew(reader, since)
         else:
             self._from, self._coverage, self._split = _NEVER, {}, {}
         if close > self._close:
             self.unsealed = {}
-        self._close = last
+        self._close = max(close, self._close)
         # A feed that lives and seals nothing has nothing to tell; one that lags has.
         open_ = (
             max(feed.sealed, feed.updated - SLACK)
@@ -238,11 +237,10 @@ class LiveView:
         self._final = min(self._close, *open_, self._close)
         self.version += 1
 
-    def _renew(self, reader: Reader, since: int, last: int) -> None:
+    def _renew(self, reader: Reader, since: int) -> None:
         start = min(held.start for held in self._held.values())
         coverage, late = reader.listened_and_late(start, since)
-        # Later bars are of candles that have not closed.
-        bars, of = reader.rows(since, last)
+        bars, of = reader.bars_since(since)
         self._from, self._coverage, self._split = start, coverage, {}
         # Late events are few: their series are read anew.
         known = {(one.id, one.digest) for one in self._series if one.id not in late}
