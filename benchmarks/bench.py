@@ -43,6 +43,8 @@ PARTS: dict[str, Callable[[bool], Found]] = {
 
 PICTURE = ROOT / "docs" / "bench.png"
 LIMIT = "#9fa8da"
+#: How the names begin of what nobody can do without.
+BOUNDS = ("limit", "of it")
 
 
 def draw(results: dict) -> None:
@@ -61,7 +63,7 @@ def draw(results: dict) -> None:
         ours = next(one for name, one in times.items() if name.startswith("ours"))
         slowest = sorted(times.items(), key=lambda item: item[1], reverse=True)
         colours = [
-            TEAL if name.startswith("ours") else LIMIT if name.startswith("limit") else GREY
+            TEAL if name.startswith("our") else LIMIT if name.startswith(BOUNDS) else GREY
             for name, _ in slowest
         ]
         texts = [f" {_time(one)}   × {one / ours:,.3g}" for _, one in slowest]
