@@ -152,7 +152,7 @@ def test_make_commands(recorded, tmp_path):
     assert int(short) > 0
     # The goals depend on the machine's mood; that all was measured does not.
     printed = run("make bench-quick", REPOSITORY, env, allowed=(0, 2))
-    assert re.search(r"bench: \d+ of 3\d goals met", printed)
+    assert re.search(r"bench: \d+ of 2\d goals met", printed)
 
 
 def test_every_other_command_of_the_documents_runs(folder):
