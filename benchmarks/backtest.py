@@ -43,7 +43,7 @@ TIERS = Path(freqtrade.__file__).parent / "exchange" / "binance_leverage_tiers.j
 
 #: Pairs and days of what the goal is of, and of what shows how it grows.
 FULL = (20, 91)
-GROWTH = ((5, 91), (10, 91), (20, 366))
+GROWTH = ((5, 91), (10, 91), (20, 183))
 
 #: Candles of a day.
 DAY = 288

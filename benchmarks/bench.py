@@ -34,10 +34,11 @@ from liquidations.chart import GREY, TEAL
 from liquidations.page import photograph
 
 
+#: The imports come first, while this process is small: it counts to the memory of what it starts.
 PARTS: dict[str, Callable[[bool], Found]] = {
     part.__name__: part.run
     for part in (
-        aggregation, columns, readings, frames, live, imports, scaling, starting, backtest
+        imports, aggregation, columns, readings, frames, live, scaling, starting, backtest
     )
 }  # fmt: skip
 

@@ -275,11 +275,12 @@ def run(quick: bool) -> Found:
     """Measure all of it; of the whole commands only in full."""
     one_core()
     found = Found()
-    rates(found, quick)
+    # First, while this process is small: what it holds when a command starts counts as its memory.
     if quick:
         found.absent["the whole commands"] = "they take most of a minute; run the full form"
     else:
         commands(found)
+    rates(found, quick)
     return found
 
 

@@ -147,7 +147,7 @@ def read(pipe: Connection, url: str, share: float, candle: float) -> None:
             close = (time.time_ns() // 1_000_000 // MINUTE - 5) * MINUTE + len(found)
             found.append(ask(view, close, settings))
             at = max(at + candle, time.monotonic())
-    pipe.send(np.array(found[1:]))  # the first one reads all there is
+    pipe.send(np.array(found[2:]))  # the first reads all, the second prepares statements
 
 
 def processor_seconds(processes: dict[str, list[int]]) -> dict[str, float]:
