@@ -42,6 +42,9 @@ PARTS: dict[str, Callable[[bool], Found]] = {
     )
 }  # fmt: skip
 
+#: What even the short form takes long for.
+LONG = {"live", "backtest"}
+
 PICTURE = ROOT / "docs" / "bench.png"
 LIMIT = "#9fa8da"
 #: How the names begin of what nobody can do without.
@@ -104,7 +107,7 @@ def main() -> int:
     logging.disable(logging.INFO)
     one_core()
     goals, results = [], {}
-    for name in asked.parts or PARTS:
+    for name in asked.parts or [one for one in PARTS if not (asked.quick and one in LONG)]:
         begin = time.perf_counter()
         print(f"--- {name}", flush=True)
         found = PARTS[name](asked.quick)
