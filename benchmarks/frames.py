@@ -36,7 +36,7 @@ from liquidations.settings import Settings
 
 GOAL_PARSE, GOAL_RATE = 8.0, 50_000
 #: Events a second that the exchange sends, and for how long (s) in the short form and the full one.
-RATE, SECONDS = 80_000, (0.5, 5.0)
+RATE, SECONDS = 80_000, (1.0, 5.0)
 LONGEST = 60.0
 URL = "wss://127.0.0.1/"
 AT = 1_780_000_000_000
