@@ -6,7 +6,7 @@
 # make faults      kill -9, broken networks, full disks, wrong clocks; takes an hour
 # make audit       known vulnerabilities of what is installed
 # make bench       speed, memory and size beside their goals and their peers; some minutes
-# make bench-quick the same with less data, in a minute
+# make bench-quick most of it with less data, in a minute
 # make bench-load  20 bots under 10,000 liquidations a second, a store of 100,000,000; 45 minutes
 
 PYTHON ?= python3

@@ -168,3 +168,13 @@ def test_growth_reads_no_table_from_end_to_end() -> None:
     assert found.count("no full scan") == 3, found
     # 12 months of 104 orders of one contract, and of 522 of 319; some are equal by chance.
     assert re.search(r"^1,999,\d{3} events, ", found, re.MULTILINE), found
+
+
+def test_the_live_loop_loses_nothing() -> None:
+    """The short form of ``make bench`` leaves it out, as its processes take long to start."""
+    found = run("live.py", "--quick")
+    sent = re.search(r"([\d,]+) events at 10,000/s", found)
+    assert sent is not None
+    assert int(sent[1].replace(",", "")) > 20_000
+    assert "events lost: 0 events" in found
+    assert re.search(r"bench: \d of 4 goals met", found)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from conftest import events_of, utc
+from conftest import events_of, execute, utc
 from numpy.testing import assert_equal
 
 from liquidations.errors import LiquidationsError
@@ -210,3 +210,11 @@ def test_a_bot_goes_on_with_what_it_knows_and_says_so_once(line, postgresql_url,
     told = [record.message for record in caplog.records]
     assert sum("new candles are NaN" in text for text in told) == 1
     assert sum("can be read again" in text for text in told) == 1
+
+
+def test_the_indexes_of_late_events_hold_no_others(postgresql_url):
+    Store(postgresql_url, create=True).close()
+    question = "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'liq_late%'"
+    found = dict(execute(postgresql_url, question))
+    assert found.keys() == {"liq_late", "liq_late_of"}
+    assert all(text.endswith("WHERE (known > 0)") for text in found.values())

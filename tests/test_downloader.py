@@ -920,6 +920,19 @@ def test_answers_are_stored_in_the_order_of_time(db_url, vendors):
     assert rows_of(db_url, "binance_vision") == orders(START, START + 12 * DAY)
 
 
+@pytest.mark.parametrize("source", ["coinalyze", "coinglass"])
+@pytest.mark.parametrize(("after", "over"), [(1_000, 2), (119_999, 2), (120_000, 3)])
+def test_a_period_is_asked_for_when_it_is_added_up(db_url, vendors, source, after, over):
+    """Just after the hour its bar is left out of answers; to want it was called a gap."""
+    request = request_of(LINEAR, START, START + 3 * HOUR + after, now=START + 3 * HOUR + after)
+    config = {"liquidations": {"sources": vendors.sources()}}
+    clients, _ = find_clients(config, request, [source])
+    with Store(db_url, create=True) as store:
+        (job,) = plan(store, request, clients).jobs
+    assert (job.start, job.end) == (START, START + over * HOUR)
+    assert job.missing == ((START, START + over * HOUR),)
+
+
 def test_a_mistake_of_ours_is_not_hidden(db_url, vendors, monkeypatch):
     module = service("binance_vision")
     monkeypatch.setattr(module, "answer", lambda *_: 1 / 0)

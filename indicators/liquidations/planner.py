@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from liquidations.archives import ARCHIVES, LIQUIDATIONS, Ask, Service, Wanted, archive, service
+from liquidations.archives.vendors import SETTLED
 from liquidations.candles import format_period
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Ints
@@ -475,7 +476,8 @@ def _jobs(
             start, end = request.start, request.end
             own = kind == LIQUIDATIONS
             step = period if own or about.periods else about.step
-            if about.periods:  # only what is over can be had
+            if about.periods:  # only what is over and has settled can be had
+                end = min(end, request.now - SETTLED)
                 start, end = start // period * period, end // period * period
             elif not own:
                 start = -(-start // step) * step
