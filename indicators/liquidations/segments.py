@@ -186,28 +186,26 @@ class _Reader:
         self._at += found.nbytes
         return found
 
-    def whole(self, size: int) -> Ints:
+    def whole(self, size: int) -> np.ndarray:
+        """Return whole numbers: bytes where these do, else int64."""
         least, width = _PLANES.unpack_from(self._block, self._at)
         self._at += _PLANES.size
         if not width:
             return np.full(size, least)
-        if width == 1:
-            found = self.octets(np.uint8, size).astype(np.int64)
-        else:
-            found = np.zeros(size, np.int64)
-            for first, end in _CUTS[width]:
-                dtype = np.uint8 if end - first == 1 else np.uint32
-                every = 8 // (end - first)
-                found.view(dtype)[first // (end - first) :: every] = self.octets(dtype, size)
+        if width == 1 and not least:
+            return self.octets(np.uint8, size)
+        found = np.zeros(size, np.int64)
+        for first, end in _CUTS[width]:
+            dtype = np.uint8 if end - first == 1 else np.uint32
+            every = 8 // (end - first)
+            found.view(dtype)[first // (end - first) :: every] = self.octets(dtype, size)
         if least:
             found += least
         return found
 
     def steps(self, size: int, unit: int = 1) -> Ints:
         first = self.octets(np.int64, min(size, 1))
-        found = self.whole(size)
-        if unit != 1:
-            found *= unit
+        found = self.whole(size) * np.int64(unit)
         found[:1] = first
         return np.cumsum(found, out=found)
 
@@ -220,10 +218,10 @@ class _Reader:
     def mask(self, size: int) -> np.ndarray:
         return _unpacked(self.octets(np.uint8, (size + 7) // 8), size)
 
-    def floats(self, size: int, get: Callable[[int], Ints]) -> Floats:
+    def floats(self, size: int, get: Callable[[int], np.ndarray]) -> Floats:
         number = self.octet()
         if number == _NO_STEP:
-            return self.whole(size).view(np.float64)
+            return self.whole(size).astype(np.int64, copy=False).view(np.float64)
         return self.exceptions(get(size) / _PER_ONE[number])
 
 
