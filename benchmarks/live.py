@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from exchange import PAIRS, pin, play, urls
+from freqtrade.system import gc_set_threshold
 from goals import Found, Goal, main, one_core
 
 from liquidations.collector import Collector, Plan
@@ -119,6 +120,7 @@ class Exchange:
 
 def collect(rate: int, seconds: float, *, core: int | None, ask: bool) -> dict:
     """Collect for so long, and measure."""
+    gc_set_threshold()  # as the command and a bot do
     exchange = Exchange(rate, core)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(f"sqlite:///{folder}/live.sqlite", ("binance",))
@@ -158,6 +160,7 @@ def collect(rate: int, seconds: float, *, core: int | None, ask: bool) -> dict:
 def bot(pipe: Connection, url: str, core: int | None) -> None:
     """Refresh a view again and again until told to stop, and report the times."""
     pin(core)
+    gc_set_threshold()
     settings, asked = Settings(url, ("binance",)), []
     with Store(url) as store:
         view = LiveView(lambda: store)

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from exchange import CONTRACTS, PAIRS, numbers, pairs, play, urls
+from freqtrade.system import gc_set_threshold
 from live import CANDLES, Measured, quantile
 
 from liquidations.candles import candle_closes, columns
@@ -179,6 +180,9 @@ class Child:
 
 def load(url: str, server: list[int], asked: argparse.Namespace) -> dict:
     """Put the load on a store, and measure."""
+    # As the command and a bot do. What is forked inherits it, and with it all that was imported: to
+    # look through that for garbage takes 170 ms of a process that a user starts otherwise.
+    gc_set_threshold()
     exchange = Child(play, asked.rate, None, asked.burst, asked.every)
     collector = Child(collect, url, exchange.pipe.recv())
     assert collector.pipe.recv() == "live"

@@ -73,6 +73,7 @@ def run(args: dict[str, Any]) -> int:
     """Collect until a signal comes."""
     # Freqtrade's console, on which its log lines are printed: they pass above a table on it.
     from freqtrade.loggers import error_console
+    from freqtrade.system import gc_set_threshold
 
     from liquidations.collector import Collector
 
@@ -85,6 +86,7 @@ def run(args: dict[str, Any]) -> int:
     except LiquidationsError:
         collector.store.close()
         raise
+    gc_set_threshold()  # as a bot does: no liquidation waits while Python looks for garbage
     # Lines for a file or a journal are not to be wrapped.
     error_console.soft_wrap = not error_console.is_interactive
     before = [(each, signal.getsignal(each)) for each in _SIGNALS]
