@@ -40,6 +40,7 @@ FLOORS = {
     "simulate": 1,
     "study": 1,
     "plausibility": 1,
+    "timing": 1,
     "http": 3,
     "planner": 3,
     "downloader": 3,

@@ -13,7 +13,7 @@ from freqtrade.enums import CandleType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liquidations import plausibility
+from liquidations import timing
 from liquidations.archives import Options, coinalyze, okx
 from liquidations.candles import Source, source_candles, to_bars
 from liquidations.check import check_store, prices_of
@@ -26,23 +26,19 @@ from liquidations.plausibility import (
     UNTRIED,
     WRONG,
     Marks,
-    best_fit,
-    flow,
     judge_duplicates,
     judge_gaps,
-    judge_one_side,
-    judge_other,
     judge_prices,
     judge_repeated_bars,
     judge_shared,
     judge_silence,
-    judge_time,
     judge_volume,
     marks_of,
     silence_chance,
 )
 from liquidations.simulate import Parameters, largest_per_second, resample, simulate
 from liquidations.store import Store
+from liquidations.timing import best_fit, flow, judge_one_side, judge_other, judge_time
 
 
 NAN = float("nan")
@@ -313,7 +309,7 @@ def test_correlations_are_those_of_the_ranks(rows):
     mine, theirs = np.array(rows).T
     ranks = [pd.Series(one).rank().to_numpy() for one in (mine, theirs)]
     lags = np.arange(-4, 5)
-    found, number = plausibility._rank_correlations(mine, theirs, lags)
+    found, number = timing._rank_correlations(mine, theirs, lags)
     for lag, correlation, count in zip(lags, found, number, strict=True):
         x = ranks[0][max(-lag, 0) : len(mine) - max(lag, 0)]
         y = ranks[1][max(lag, 0) : len(mine) - max(-lag, 0)]

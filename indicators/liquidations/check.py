@@ -1,7 +1,8 @@
 """Judge what a store holds: each series by itself, by Freqtrade's candles, and by others. Floor 4.
 
-The judgements are in ``plausibility.py``. Here stands what they need: the sums of candles, the
-single events, and the price. The price may be another exchange's, which moves the same way.
+The judgements are in ``plausibility.py`` and ``timing.py``. Here stands what they need: the sums of
+candles, the single events, and the price. The price may be another exchange's, which moves the same
+way.
 """
 
 from __future__ import annotations
@@ -38,22 +39,19 @@ from liquidations.plausibility import (
     WRONG,
     Finding,
     Marks,
-    flow,
     judge_duplicates,
     judge_gaps,
-    judge_one_side,
-    judge_other,
     judge_prices,
     judge_repeated_bars,
     judge_shared,
     judge_silence,
-    judge_time,
     judge_volume,
     marks_of,
 )
 from liquidations.simulate import resample
 from liquidations.store import Reader, Series, Store
 from liquidations.tables import EVENTS
+from liquidations.timing import flow, judge_one_side, judge_other, judge_time
 
 
 #: Candles on which events are judged; shorter ones say nothing more.
