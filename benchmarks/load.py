@@ -42,8 +42,9 @@ from liquidations.database import PATIENCE
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, make_events
 from liquidations.provider import by_exchange
+from liquidations.reader import Reader, Series
 from liquidations.settings import Settings
-from liquidations.store import Reader, Series, Store
+from liquidations.store import Store
 from liquidations.view import LiveView
 
 

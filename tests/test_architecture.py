@@ -55,6 +55,8 @@ FLOORS = {
     "silence": 1,
     "view": 4,
     "rows": 2,
+    "reader": 2,
+    "writer": 2,
     "store": 2,
     "compaction": 2,
     "migrations": 2,

@@ -43,8 +43,9 @@ from liquidations.collector import Collector, Plan
 from liquidations.event import LONG, MINUTE, SHORT, Events
 from liquidations.exchanges import adapter
 from liquidations.feed import LiveFeed
+from liquidations.reader import Reader
 from liquidations.settings import Settings, read_settings
-from liquidations.store import Reader, Store
+from liquidations.store import Store
 
 
 ALL = ("binance", "bybit", "okx", "hyperliquid")

@@ -19,9 +19,10 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Events, make_events
 from liquidations.integrity import Seen, find_problems
 from liquidations.provider import LiquidationProvider
+from liquidations.reader import Reader
 from liquidations.recording import export
 from liquidations.settings import Settings
-from liquidations.store import Reader, Store
+from liquidations.store import Store
 from liquidations.tables import EVENT
 from liquidations.view import LiveView
 

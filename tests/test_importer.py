@@ -14,7 +14,8 @@ from test_node_fills import ADA, block, fill, lines, lz4
 from liquidations.archives import ARCHIVES, Context, Options, archive
 from liquidations.errors import LiquidationsError
 from liquidations.importer import find_files, read_files, shown, write_parts
-from liquidations.store import Store, Writer
+from liquidations.store import Store
+from liquidations.writer import Writer
 
 
 T = utc("2024-08-05 03:00")

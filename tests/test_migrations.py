@@ -16,9 +16,11 @@ import sqlalchemy as sa
 from conftest import events_of, execute, same_bits, spans, utc
 
 from liquidations.event import DAY, MINUTE
+from liquidations.reader import Revision
 from liquidations.rows import Told
-from liquidations.store import Inserted, Revision, Store
+from liquidations.store import Store
 from liquidations.tables import SCHEMA_VERSION
+from liquidations.writer import Inserted
 
 
 STORES = Path(__file__).parent / "answers" / "stores"

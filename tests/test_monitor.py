@@ -44,7 +44,8 @@ from liquidations.event import MINUTE
 from liquidations.monitor import LEAST, Figures, Monitor
 from liquidations.provider import LiquidationProvider
 from liquidations.settings import Settings
-from liquidations.store import Store, Writer
+from liquidations.store import Store
+from liquidations.writer import Writer
 
 
 BTC, ETH, SOL = "BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"

@@ -21,7 +21,8 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events, Ints, make_events
 from liquidations.importer import Imported, find_files, read_files, write_parts
 from liquidations.recording import SUMS, check_sums, export
-from liquidations.store import Inserted, Store
+from liquidations.store import Store
+from liquidations.writer import Inserted
 
 
 T = utc("2026-11-30 23:50")

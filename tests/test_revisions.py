@@ -13,7 +13,8 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import Bars, merge_intervals, without_intervals
 from liquidations.provider import LiquidationProvider
 from liquidations.settings import Settings, read_settings
-from liquidations.store import Inserted, Store
+from liquidations.store import Store
+from liquidations.writer import Inserted
 
 
 HOUR = 3_600_000

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from liquidations.candles import candle_closes, candle_opens, source_candles, to_bars
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events, make_events
+from liquidations.reader import Reader, Series
 from liquidations.rows import GONE, split
-from liquidations.store import Inserted, Reader, Series, Store, Writer
+from liquidations.store import Store
+from liquidations.writer import Inserted, Writer
 
 
 START = utc("2024-08-05")

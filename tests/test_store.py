@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from liquidations.candles import to_bars
 from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Bars, Events
-from liquidations.store import Inserted, Reader, Series, Store
+from liquidations.reader import Reader, Series
+from liquidations.store import Store
+from liquidations.writer import Inserted
 
 
 HOUR = 60 * MINUTE

@@ -23,8 +23,9 @@ from liquidations.event import MINUTE, Events, make_events
 from liquidations.provider import LiquidationProvider
 from liquidations.rows import GONE, Feed
 from liquidations.settings import Settings
-from liquidations.store import Store, Writer
+from liquidations.store import Store
 from liquidations.view import LiveView
+from liquidations.writer import Writer
 
 
 START = utc("2024-08-05")

@@ -48,8 +48,9 @@ from liquidations.plausibility import (
     judge_volume,
     marks_of,
 )
+from liquidations.reader import Reader, Series
 from liquidations.simulate import resample
-from liquidations.store import Reader, Series, Store
+from liquidations.store import Store
 from liquidations.tables import EVENTS
 from liquidations.timing import flow, judge_one_side, judge_other, judge_time
 

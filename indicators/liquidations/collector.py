@@ -39,7 +39,8 @@ from liquidations.pairs import base_of, match
 from liquidations.rows import GONE, Feed
 from liquidations.settings import Settings
 from liquidations.silence import MEMORY, why_dead
-from liquidations.store import Store, Writer
+from liquidations.store import Store
+from liquidations.writer import Writer
 
 
 logger = logging.getLogger(__name__)

@@ -21,10 +21,12 @@ from sqlalchemy.engine import Connection
 from liquidations.candles import add_bars
 from liquidations.database import insert_new
 from liquidations.event import DAY, MINUTE, Bars, Events, digest_of
+from liquidations.reader import stretch
 from liquidations.rows import bars_of, once, young_events
 from liquidations.segments import pack_bars, pack_events, unpack_bars, unpack_events
-from liquidations.store import Store, added_digest, by_segment, stretch
+from liquidations.store import Store
 from liquidations.tables import BAR, EVENT, EVENTS, META, SEGMENT, SERIES
+from liquidations.writer import added_digest, by_segment
 
 
 #: Hours after which live rows are packed, and the fewest: a bot reads the last minutes as rows.

@@ -30,7 +30,8 @@ from liquidations.event import Ints, common_intervals, merge_intervals
 from liquidations.exchanges.frames import Contract
 from liquidations.http import Absent, Client, NoAnswer, Reply, SourceEnds, Stopped
 from liquidations.planner import HOUR, NO_TIME, Fault, Job, Lacking, Plan, covered_times, subtract
-from liquidations.store import Inserted, Store
+from liquidations.store import Store
+from liquidations.writer import Inserted
 
 
 #: Pages of one question at most.

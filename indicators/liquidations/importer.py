@@ -47,8 +47,10 @@ from liquidations.event import (
 )
 from liquidations.exchanges import EXCHANGES
 from liquidations.pairs import base_of
+from liquidations.reader import Reader
 from liquidations.recording import SUMS, check_sums
-from liquidations.store import Inserted, Reader, Store, Writer
+from liquidations.store import Store
+from liquidations.writer import Inserted, Writer
 
 
 #: Asks for the candles of (pair, timeframe): their opens in ms, and their typical prices.

@@ -30,9 +30,10 @@ from liquidations.event import (
     is_within,
     merge_intervals,
 )
+from liquidations.reader import Reader, Rows, Series, stretch
 from liquidations.rows import events_of, same
 from liquidations.segments import unpack_bars, unpack_events
-from liquidations.store import Reader, Rows, Series, Store, stretch
+from liquidations.store import Store
 from liquidations.tables import (
     BAR,
     COVERAGE,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from liquidations.event import MINUTE, Ints, covered_ms, merge_intervals
+from liquidations.reader import Reader, Revision, Series
 from liquidations.rows import GONE, Feed
-from liquidations.store import Reader, Revision, Series, Store
+from liquidations.store import Store
 from liquidations.tables import EVENTS
 
 

@@ -18,9 +18,10 @@ from liquidations.event import DAY, SIDES, SIMULATED, Floats, Ints
 from liquidations.exchanges import regime
 from liquidations.inventory import LiveEntry, live_entries
 from liquidations.provider import LiquidationProvider, all_series, by_exchange
+from liquidations.reader import Reader, Series
 from liquidations.rows import GONE
 from liquidations.settings import Settings
-from liquidations.store import Reader, Series, Store
+from liquidations.store import Store
 from liquidations.view import LiveView
 
 

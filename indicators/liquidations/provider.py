@@ -38,10 +38,11 @@ from liquidations.errors import LiquidationsError
 from liquidations.event import MINUTE, Events, Floats, Ints, covered_share
 from liquidations.exchanges import regime
 from liquidations.pairs import base_of, match
+from liquidations.reader import Reader, Series
 from liquidations.rows import same
 from liquidations.sampling import MONTH, peak_saturation, unsample
 from liquidations.settings import Settings
-from liquidations.store import Reader, Series, Store
+from liquidations.store import Store
 from liquidations.view import LiveView
 
 

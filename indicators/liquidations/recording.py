@@ -32,7 +32,8 @@ from liquidations.archives.plain import check_origin, write
 from liquidations.candles import candle_closes, candle_opens, format_period, format_time
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, Bars, Events, Ints, common_intervals
-from liquidations.store import Reader, Series, Store
+from liquidations.reader import Reader, Series
+from liquidations.store import Store
 from liquidations.tables import EVENTS
 
 

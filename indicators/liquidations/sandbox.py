@@ -33,8 +33,10 @@ from freqtrade.enums import CandleType, TradingMode
 
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Events, Floats, Ints
+from liquidations.reader import Series
 from liquidations.sandbox_stream import PUSH_DELAY, Fault, Stream, Tape
-from liquidations.store import EVENTS, Series, Store
+from liquidations.store import Store
+from liquidations.tables import EVENTS
 
 
 HOUR = 60 * MINUTE

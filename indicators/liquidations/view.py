@@ -18,8 +18,9 @@ import numpy as np
 from liquidations.candles import Late, Source
 from liquidations.errors import LiquidationsError
 from liquidations.event import DAY, MINUTE, Bars, Events, Ints
+from liquidations.reader import Reader, Series, State, joined
 from liquidations.rows import GONE, Feed, Told, clip, split, with_own
-from liquidations.store import Reader, Series, State, Store, joined
+from liquidations.store import Store
 
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class _Held:
 
 
 class LiveView:
-    """Answer a bot's questions about closed candles, as :class:`store.Reader` answers a backtest's.
+    """Answer a bot's questions about closed candles, as :class:`reader.Reader` answers a backtest's.
 
     :param store: returns the open store
     """

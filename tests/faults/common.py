@@ -54,9 +54,10 @@ from liquidations.event import (
     make_events,
     repeats,
 )
+from liquidations.reader import Reader, Series
 from liquidations.rows import same
 from liquidations.settings import Settings
-from liquidations.store import Reader, Series, Store
+from liquidations.store import Store
 
 
 PROGRAMS = Path(__file__).parent

@@ -45,8 +45,9 @@ def run(args: dict[str, Any]) -> int:
     """Write the recording, and print what is in it."""
     from freqtrade.configuration import TimeRange
 
+    from liquidations.reader import Series
     from liquidations.recording import SUMS, export
-    from liquidations.store import Series, Store
+    from liquidations.store import Store
 
     config = load_config({**args, "pairs": None})
     fits = pair_filter(args.get("pairs"))
