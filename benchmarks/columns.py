@@ -74,7 +74,7 @@ def candles(days: int) -> pd.DataFrame:
     close = np.round(55_000 + np.cumsum(random.normal(0, 20, len(opens))), 1)
     return pd.DataFrame(
         {
-            "date": pd.to_datetime(opens, unit="ms", utc=True),
+            "date": pd.to_datetime(opens, unit="ms", utc=True).as_unit("ms"),  # as Freqtrade's
             "open": np.roll(close, 1), "high": close + 30, "low": close - 40, "close": close,
             "volume": np.round(np.exp(random.normal(3, 1, len(opens))), 3),
         }

@@ -29,7 +29,8 @@ def imbalance(long: Floats, short: Floats) -> Floats:
         NaN where nothing was liquidated (0/0 is not 0.5) or nothing was observed
     """
     total = long + short
-    return long / np.where(total > 0, total, np.nan)
+    total[~(total > 0)] = np.nan  # np.where takes four times as long
+    return long / total
 
 
 def effective_count(total: Values, squares: Values) -> Values:
