@@ -72,12 +72,18 @@ def contract(number: int) -> str:
 
 
 def events_between(random: np.random.Generator, start: int, end: int, size: int) -> Events:
-    """Make events as they come: in bursts, at prices and amounts of decimal steps."""
+    """Make events as they come: in bursts of one side, at prices and amounts of decimal steps.
+
+    A burst liquidates longs or shorts: of 412 minutes of OKX's published orders (2026-03-05, BTC,
+    DOGE, ETH, HYPE, SOL) with two or more, 12 had both.
+    """
     burst = random.integers(start, end - 1_000, size // 5 + 1)
-    at = np.sort(burst[random.integers(0, len(burst), size)] + random.integers(0, 1_000, size))
+    of = random.integers(0, len(burst), size)
+    at = burst[of] + random.integers(0, 1_000, size)
+    order = np.argsort(at, kind="stable")
+    at, side = at[order], random.integers(0, 2, len(burst))[of[order]]
     price = np.round(55_000 + np.cumsum(random.normal(0, 5, size)), 1)
     amount = np.round(np.exp(random.normal(-2, 1.5, size)), 3) + 0.001
-    side = random.integers(0, 2, size)
     received = at + random.integers(5, 60, size)
     return make_events(at, side, price, amount, price * amount, received=received)
 

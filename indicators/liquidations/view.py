@@ -78,7 +78,7 @@ class _Held:
 
 
 class LiveView:
-    """Answer a bot's questions about closed candles, as :class:`reader.Reader` answers a backtest's.
+    """Answer a bot's questions about closed candles, as ``reader.Reader`` answers a backtest's.
 
     :param store: returns the open store
     """
