@@ -70,7 +70,7 @@ def draw(results: dict) -> None:
             TEAL if name.startswith("our") else LIMIT if name.startswith(BOUNDS) else GREY
             for name, _ in slowest
         ]
-        texts = [f" {_time(one)}   × {one / ours:,.3g}" for _, one in slowest]
+        texts = [f" {_time(one)}   × {_times(one / ours)}" for _, one in slowest]
         figure.add_bar(
             x=[one for _, one in slowest], y=[name for name, _ in slowest], orientation="h",
             marker_color=colours, text=texts, textposition="outside", cliponaxis=False,
@@ -92,6 +92,10 @@ def _time(milliseconds: float) -> str:
         if milliseconds < most:
             return f"{milliseconds * (1000 if unit == 'µs' else 1):.3g} {unit}"
     return f"{milliseconds / 1000:.3g} s"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def main() -> int:

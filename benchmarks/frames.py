@@ -131,6 +131,11 @@ def parse(found: Found, count: int, rounds: int) -> None:
         # A frame is parsed as soon as it is decoded, when it is still in the processor's cache.
         decoded = [orjson.loads(text) for text in frames[:HOT]] * (len(frames) // HOT)
         taken = {
+            "ours": lambda frames=frames, adapter=adapter: ours(adapter, frames),
+            "of it to decode JSON": lambda frames=frames: [orjson.loads(text) for text in frames],
+            "ccxt handle_liquidation": lambda frames=frames, peer=peer, connection=connection: (
+                theirs(peer, connection, frames)
+            ),
             "ours, of decoded frames": lambda decoded=decoded, adapter=adapter: list(
                 map(adapter.read, decoded)
             ),
@@ -138,11 +143,6 @@ def parse(found: Found, count: int, rounds: int) -> None:
                 lambda decoded=decoded, peer=peer, connection=connection: handled(
                     peer, connection, decoded
                 )
-            ),
-            "ours": lambda frames=frames, adapter=adapter: ours(adapter, frames),
-            "of it to decode JSON": lambda frames=frames: [orjson.loads(text) for text in frames],
-            "ccxt handle_liquidation": lambda frames=frames, peer=peer, connection=connection: (
-                theirs(peer, connection, frames)
             ),
             "our whole path": lambda frames=frames, name=name, adapter=adapter, symbol=symbol: (
                 whole(name, adapter, symbol, frames)
