@@ -42,7 +42,7 @@ PARTS: dict[str, Callable[[bool], Found]] = {
     )
 }  # fmt: skip
 
-#: Whose processes take long to start, however short they run; and that has no short form.
+#: What takes long to start, however short it runs; and what has no short form.
 LONG = {"live", "backtest"}
 
 PICTURE = ROOT / "docs" / "bench.png"

@@ -493,8 +493,9 @@ def _jobs(
             spans = missing(start, end, coverage, prepend=both)
             names = (kind, exchange, pair, symbol)
             before, kept_from = None, 0
-            if len(coverage) and not both and start < coverage[0, 0]:
-                earlier = Wanted(*names, start, min(end, int(coverage[0, 0])), period, request.now)
+            first = min(end, int(coverage[0, 0])) if len(coverage) else start
+            if not both and start < first:
+                earlier = Wanted(*names, start, first, period, request.now)
                 if next(iter(module.asks(earlier)), None) is not None:
                     before = earlier.start, earlier.end
                     kept_from = request.now - KEPT * period if about.periods else 0
