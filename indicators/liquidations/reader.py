@@ -35,6 +35,7 @@ from liquidations.tables import (
 Rows = TypeVar("Rows", Events, Bars)
 
 # Written once, so that SQLAlchemy does not build and compile them again for each pair.
+
 # Of a series that a feed tells, the feed's digest says whether anything came.
 _ALL_SERIES = sa.select(
     SERIES,
